@@ -1,0 +1,3 @@
+//! Site file → plan.
+
+pub mod plan;

@@ -1,0 +1,50 @@
+//! A whole site, compiled: what the runtime starts.
+
+use crate::drivers::modbus::config::ModbusConfig;
+use crate::mapping::device::Device;
+use crate::northbound::mqtt::config::MqttConfig;
+
+/// A site that passed every check.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    /// The site's name.
+    pub name: String,
+    /// The connections, in the order of the file.
+    pub connections: Vec<Connection>,
+    /// The northbound routes, in the order of the file.
+    pub routes: Vec<Route>,
+}
+
+/// One connection and the devices behind it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connection {
+    /// Its name in the file.
+    pub name: String,
+    /// Its protocol and settings.
+    pub protocol: Protocol,
+    /// Its devices, in the order of the file.
+    pub devices: Vec<Device>,
+}
+
+/// The closed set of southbound protocols.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Protocol {
+    /// Modbus TCP, RTU, RTU over TCP.
+    Modbus(ModbusConfig),
+}
+
+/// One northbound route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Its name in the file.
+    pub name: String,
+    /// Its protocol and settings.
+    pub sink: SinkConfig,
+}
+
+/// The closed set of northbound protocols.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SinkConfig {
+    /// MQTT 3.1.1.
+    Mqtt(MqttConfig),
+}

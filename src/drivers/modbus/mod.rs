@@ -1,0 +1,3 @@
+//! Modbus TCP, RTU on a serial line, and RTU over TCP.
+
+pub mod config;

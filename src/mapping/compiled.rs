@@ -1,0 +1,191 @@
+//! A device's map, ready to run: what to read, how to decode it, and what becomes of it. No spans, no strings to look up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::decimal::Decimal;
+use crate::model::place::Place;
+use crate::model::value::Raw;
+
+/// Index into [`DeviceMap::readings`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReadingIx(pub u32);
+
+/// Index into [`DeviceMap::points`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PointIx(pub u32);
+
+/// All points of one device, and the readings that they are made from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeviceMap {
+    /// Raw values to fetch, each once even when several points use it.
+    pub readings: Vec<Reading>,
+    /// Points in the order of the profile. A point comes after the points that it's computed from.
+    pub points: Vec<Point>,
+}
+
+/// A raw value on the device.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reading {
+    /// Where it is.
+    pub place: Place,
+    /// How its bytes become a value.
+    pub decode: Decode,
+}
+
+/// How registers become a raw value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Decode {
+    /// The type.
+    pub kind: Kind,
+    /// The byte order on the wire.
+    pub order: Order,
+    /// Take one byte of a single register (with int8 and uint8).
+    pub byte: Option<Byte>,
+    /// Which bytes of each register carry text.
+    pub chars: Chars,
+}
+
+/// The types that a device may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Bool,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    Uint8,
+    Uint16,
+    Uint32,
+    Uint64,
+    Float16,
+    Float32,
+    Float64,
+    /// As many registers as the place has.
+    String,
+    /// Four decimal digits in one register.
+    Bcd16,
+    /// Eight decimal digits in two registers.
+    Bcd32,
+}
+
+impl Kind {
+    /// How many registers it takes; `None` for strings, whose `length` is given.
+    pub fn registers(self) -> Option<u16> {
+        match self {
+            Self::Bool
+            | Self::Int8
+            | Self::Uint8
+            | Self::Int16
+            | Self::Uint16
+            | Self::Float16
+            | Self::Bcd16 => Some(1),
+            Self::Int32 | Self::Uint32 | Self::Float32 | Self::Bcd32 => Some(2),
+            Self::Int64 | Self::Uint64 | Self::Float64 => Some(4),
+            Self::String => None,
+        }
+    }
+}
+
+/// The order of a value's bytes as they come on the wire; A is the most significant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// Big-endian: ABCD, ABCDEFGH.
+    #[default]
+    Abcd,
+    /// Words swapped: CDAB, GHEFCDAB.
+    Cdab,
+    /// Bytes of each word swapped: BADC, BADCFEHG.
+    Badc,
+    /// Little-endian: DCBA, HGFEDCBA.
+    Dcba,
+}
+
+/// Half a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Byte {
+    High,
+    Low,
+}
+
+/// Which bytes of each register carry text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Chars {
+    #[default]
+    Both,
+    High,
+    Low,
+}
+
+/// A named value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// Its name in messages.
+    pub name: Arc<str>,
+    /// Its unit, for people.
+    pub unit: Option<Arc<str>>,
+    /// What it's computed from.
+    pub source: Source,
+    /// What happens to the raw value (or to the sum).
+    pub transform: Transform,
+    /// `false`: read for other points only.
+    pub published: bool,
+    /// Publish only when the value moved by this much.
+    pub deadband: Option<Deadband>,
+    /// The planner must give it a request of its own.
+    pub alone: bool,
+    /// The name of its rate (`default`, `fast`, `once`, …).
+    pub rate: Arc<str>,
+}
+
+/// What a point is computed from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// One reading.
+    Reading(ReadingIx),
+    /// The sum of other points' values, each times a factor.
+    Sum(Vec<(PointIx, Decimal)>),
+}
+
+/// From raw to value: select, invalid, scale, label; in this order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Transform {
+    /// Bits of the raw value.
+    pub select: Select,
+    /// Raw values that mean "not available", tested on the whole raw value before anything else.
+    pub invalid: Vec<Raw>,
+    /// raw × scale + offset. `None`: 1.
+    pub scale: Option<Decimal>,
+    /// See `scale`. `None`: 0.
+    pub offset: Option<Decimal>,
+    /// raw × 10^(the value of that point): SunSpec scale factors.
+    pub scale_from: Option<PointIx>,
+    /// Texts for numbers; a number without one stays a number.
+    pub labels: BTreeMap<i64, Arc<str>>,
+}
+
+/// Which bits of an integer make the value.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Select {
+    /// All of them.
+    #[default]
+    Whole,
+    /// One bit, 0 the least significant: a bool.
+    Bit(u8),
+    /// The bits of a mask, shifted down so that the mask's lowest bit is bit 0.
+    Mask(u64),
+    /// Named bits: a [`crate::model::value::Value::Flags`].
+    Flags(Vec<(Arc<str>, u8)>),
+}
+
+/// How far a value must move to be published again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Deadband {
+    /// In the value's unit.
+    Absolute(Decimal),
+    /// In percent of the last published value.
+    Percent(Decimal),
+}

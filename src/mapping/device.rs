@@ -1,0 +1,106 @@
+//! A device as it runs: its map, its budget, and what is read when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::compiled::{DeviceMap, PointIx, ReadingIx};
+use crate::budget::Budget;
+use crate::metrics::DeviceMetrics;
+use crate::model::place::Table;
+
+/// A device of the site, before a driver has planned its reads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Device {
+    /// Its name in topics, messages and logs.
+    pub name: Arc<str>,
+    /// Modbus unit id (0 … 255 on TCP, 1 … 247 on a serial line).
+    pub unit: u8,
+    /// How late its values may be.
+    pub budget: Budget,
+    /// What it offers.
+    pub map: Arc<DeviceMap>,
+    /// Which points are read how often; every point that must be read is in exactly one group.
+    pub groups: Vec<Group>,
+    /// What its requests must respect.
+    pub limits: Limits,
+}
+
+/// Points that are read together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// When.
+    pub every: Every,
+    /// The published (or depended-on) points; what they are computed from is read along.
+    pub points: Vec<PointIx>,
+}
+
+/// How often something is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Every {
+    /// At a fixed phase.
+    Interval(Duration),
+    /// Once per connection, repeated until it succeeds.
+    Once,
+}
+
+/// What a device's requests must respect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest number of registers of one request (1 … 125).
+    pub max_registers: u16,
+    /// Largest number of coils or discrete inputs of one request (1 … 2000).
+    pub max_bits: u16,
+    /// Largest number of unneeded addresses that a request may read over to merge two values.
+    pub max_gap: u16,
+    /// Rest after the connection came up.
+    pub delay_after_connect: Duration,
+    /// Rest between an answer and the next request to this device.
+    pub delay_between_requests: Duration,
+    /// How long to wait for an answer; `None`: the driver's default.
+    pub response_timeout: Option<Duration>,
+    /// Function codes that the device understands; `None`: all.
+    pub functions: Option<Vec<u8>>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_registers: 125,
+            max_bits: 2000,
+            max_gap: 0,
+            delay_after_connect: Duration::ZERO,
+            delay_between_requests: Duration::ZERO,
+            response_timeout: None,
+            functions: None,
+        }
+    }
+}
+
+impl Limits {
+    /// The largest count of one request to this table.
+    pub fn max_count(&self, table: Table) -> u16 {
+        if table.is_bits() { self.max_bits } else { self.max_registers }
+    }
+}
+
+/// A device with its planned reads: what travels with each batch.
+#[derive(Debug)]
+pub struct DevicePlan {
+    /// The device.
+    pub device: Device,
+    /// The reads, in the driver's order.
+    pub reads: Vec<Read>,
+    /// Where its numbers are counted.
+    pub metrics: Arc<DeviceMetrics>,
+}
+
+/// One read as the layers above the driver see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// When it is due.
+    pub every: Every,
+    /// The readings that it yields, in the order of [`super::batch::Batch::readings`].
+    pub readings: Vec<ReadingIx>,
+    /// The points to compute from them, internal ones included, dependencies first.
+    pub points: Vec<PointIx>,
+}

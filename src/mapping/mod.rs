@@ -1,0 +1,5 @@
+//! The mapping layer: from raw readings to named, scaled values. Pure.
+
+pub mod batch;
+pub mod compiled;
+pub mod device;

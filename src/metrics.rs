@@ -1,0 +1,249 @@
+//! Every metric of the program, one documented line each.
+//!
+//! Plain atomics, relaxed: each number is right by itself, two numbers read together may be one event apart.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::budget::{Spent, Stage};
+
+/// A count that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// The count.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A number that moves both ways.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Sets it.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// Reads it.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Buckets per doubling: a quantile is at most 19 % above the truth.
+const STEPS: usize = 4;
+/// The first bucket ends at 2^FIRST µs.
+const FIRST: usize = 5;
+/// Buckets from 32 µs to 2^32 µs (71 minutes); longer times count in the last one.
+const BUCKETS: usize = (32 - FIRST) * STEPS + 1;
+
+/// A distribution of durations, in buckets that grow by 2^(1/4).
+#[derive(Debug)]
+pub struct Histogram {
+    buckets: [AtomicU32; BUCKETS],
+    max_micros: AtomicU64,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { buckets: [const { AtomicU32::new(0) }; BUCKETS], max_micros: AtomicU64::new(0) }
+    }
+}
+
+impl Histogram {
+    /// Counts one duration.
+    pub fn record(&self, duration: Duration) {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.buckets[bucket_of(micros)].fetch_add(1, Relaxed);
+        self.max_micros.fetch_max(micros, Relaxed);
+    }
+
+    /// How many were counted.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(|bucket| u64::from(bucket.load(Relaxed))).sum()
+    }
+
+    /// The upper end of the bucket that the quantile `q` (0 … 1) is in, at most the longest one seen. `None` when empty.
+    pub fn quantile(&self, q: f64) -> Option<Duration> {
+        let count = self.count();
+        let rank = ((count as f64 * q).ceil() as u64).clamp(1, count.max(1));
+        let mut seen = 0;
+        let bucket = self.buckets.iter().position(|bucket| {
+            seen += u64::from(bucket.load(Relaxed));
+            seen >= rank
+        })?;
+        Some(Duration::from_micros(upper_micros(bucket)).min(self.max()))
+    }
+
+    /// The longest one.
+    pub fn max(&self) -> Duration {
+        Duration::from_micros(self.max_micros.load(Relaxed))
+    }
+}
+
+/// The bucket of a duration: linear within each doubling.
+fn bucket_of(micros: u64) -> usize {
+    if micros < 1 << FIRST {
+        return 0;
+    }
+    let octave = 63 - micros.leading_zeros() as usize;
+    let step = (micros >> (octave - 2)) as usize & (STEPS - 1);
+    ((octave - FIRST) * STEPS + step + 1).min(BUCKETS - 1)
+}
+
+/// The upper end of a bucket.
+fn upper_micros(bucket: usize) -> u64 {
+    if bucket == 0 {
+        return 1 << FIRST;
+    }
+    let (octave, step) = (FIRST + (bucket - 1) / STEPS, (bucket - 1) % STEPS);
+    (1u64 << octave) + ((step as u64 + 1) << (octave - 2))
+}
+
+/// What is counted of one device.
+#[derive(Debug, Default)]
+pub struct DeviceMetrics {
+    /// The device's name.
+    pub name: Arc<str>,
+    /// Exchanges that the device answered.
+    pub answered: Counter,
+    /// Exchanges that ended in a timeout.
+    pub timeouts: Counter,
+    /// Exchanges that the device refused with an exception code.
+    pub exceptions: Counter,
+    /// Answers that were dropped because their shape was wrong: late, foreign, bad CRC, wrong length.
+    pub garbled: Counter,
+    /// Due times that passed without a request because the bus was still busy.
+    pub missed_ticks: Counter,
+    /// Values that were bad.
+    pub bad_values: Counter,
+    /// Messages made (sequence numbers given).
+    pub sampled: Counter,
+    /// Messages whose PUBACK arrived.
+    pub delivered: Counter,
+    /// Of these, messages delivered out of the backlog.
+    pub replayed: Counter,
+    /// Sequence numbers accounted for by gap records.
+    pub gap_accounted: Counter,
+    /// Messages that missed their budget, by the stage that spent the time; in the order of `Stage::ALL`.
+    pub violations: [Counter; 4],
+    /// Time spent per stage by delivered messages that were not replayed; in the order of `Stage::ALL`.
+    pub stages: [Histogram; 4],
+    /// From the request to the PUBACK, of delivered messages that were not replayed.
+    pub total: Histogram,
+}
+
+impl DeviceMetrics {
+    /// Zeroed metrics of the named device.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    /// Counts the times of a message that was delivered live.
+    pub fn record_spent(&self, spent: &Spent) {
+        for (stage, took) in self.stages.iter().zip(spent.0) {
+            stage.record(took);
+        }
+        self.total.record(spent.total());
+    }
+
+    /// Counts a missed budget.
+    pub fn violated(&self, stage: Stage) {
+        self.violations[stage as usize].inc();
+    }
+
+    /// All missed budgets.
+    pub fn violations_total(&self) -> u64 {
+        self.violations.iter().map(Counter::get).sum()
+    }
+}
+
+/// What is counted of one connection.
+#[derive(Debug, Default)]
+pub struct ConnectionMetrics {
+    /// The connection's name.
+    pub name: Arc<str>,
+    /// 1 while the link is up.
+    pub up: Gauge,
+    /// Times that the link came up.
+    pub connects: Counter,
+    /// Bytes or frames that belonged to no request: late answers, noise, foreign units.
+    pub strays: Counter,
+    /// Microseconds that exchanges kept the bus busy.
+    pub busy_micros: Counter,
+    /// Restarts of the driver after a panic.
+    pub restarts: Counter,
+}
+
+/// What is counted of one route.
+#[derive(Debug, Default)]
+pub struct RouteMetrics {
+    /// The route's name.
+    pub name: Arc<str>,
+    /// 1 while the broker accepts messages.
+    pub up: Gauge,
+    /// Times that the link came up.
+    pub connects: Counter,
+    /// Messages handed to the broker again because a connection dropped before their PUBACK.
+    pub redelivered: Counter,
+    /// Messages waiting in the live queue.
+    pub queued: Gauge,
+    /// Messages published and not yet acknowledged.
+    pub in_flight: Gauge,
+    /// Messages waiting in the backlog.
+    pub backlog: Gauge,
+    /// Bytes waiting in the backlog.
+    pub backlog_bytes: Gauge,
+    /// Messages that the broker will never take (too large, topic refused).
+    pub refused: Counter,
+}
+
+/// The metrics of a running gateway.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// By device.
+    pub devices: Vec<Arc<DeviceMetrics>>,
+    /// By connection.
+    pub connections: Vec<Arc<ConnectionMetrics>>,
+    /// By route.
+    pub routes: Vec<Arc<RouteMetrics>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_quantile_is_at_most_a_quarter_above_the_truth(micros in prop::collection::vec(1u64..1 << 32, 1..200), q in 0.01f64..1.0) {
+            let histogram = Histogram::default();
+            micros.iter().for_each(|m| histogram.record(Duration::from_micros(*m)));
+            let mut sorted = micros;
+            sorted.sort_unstable();
+            let truth = sorted[((sorted.len() as f64 * q).ceil() as usize).clamp(1, sorted.len()) - 1];
+            let shown = histogram.quantile(q).unwrap().as_micros() as u64;
+            prop_assert!(shown >= truth && shown <= (truth + truth / 4).max(1 << FIRST), "{} for {}", shown, truth);
+        }
+    }
+
+    #[test]
+    fn an_empty_histogram_has_no_quantile() {
+        assert_eq!(Histogram::default().quantile(0.5), None);
+    }
+}

@@ -1,0 +1,185 @@
+//! What is wrong with a configuration, and where: collected from all files, printed once.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A file as it was read: its name for people, and its text for the excerpts.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SourceFile {
+    /// The path as the user would write it.
+    pub path: String,
+    /// The whole text.
+    pub text: String,
+}
+
+/// A stretch of a file. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The file.
+    pub file: Arc<SourceFile>,
+    /// Byte offsets into its text.
+    pub range: Range<usize>,
+}
+
+/// Does it stop the start?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The configuration can't be used.
+    Error,
+    /// Legal, but probably not meant.
+    Warning,
+}
+
+/// One finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Does it stop the start?
+    pub severity: Severity,
+    /// Stable code of this kind of finding, such as `E017`.
+    pub code: &'static str,
+    /// What is wrong, in one sentence.
+    pub message: String,
+    /// Where. `None` when it is about no place in a file (the file is missing).
+    pub span: Option<Span>,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+/// All findings of one run, in the order they were found.
+#[derive(Clone, Debug, Default)]
+pub struct Diagnostics {
+    found: Vec<Diagnostic>,
+}
+
+impl Diagnostics {
+    /// Reports an error at a place.
+    pub fn error(&mut self, code: &'static str, span: &Span, message: impl Into<String>) -> &mut Diagnostic {
+        self.push(Severity::Error, code, Some(span.clone()), message.into())
+    }
+
+    /// Reports a warning at a place.
+    pub fn warning(
+        &mut self,
+        code: &'static str,
+        span: &Span,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
+        self.push(Severity::Warning, code, Some(span.clone()), message.into())
+    }
+
+    /// Reports an error that has no place in a file.
+    pub fn error_nowhere(&mut self, code: &'static str, message: impl Into<String>) -> &mut Diagnostic {
+        self.push(Severity::Error, code, None, message.into())
+    }
+
+    /// Is there anything that stops the start?
+    pub fn has_errors(&self) -> bool {
+        self.found.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    /// Everything found, by file and line.
+    pub fn sorted(mut self) -> Vec<Diagnostic> {
+        let place = |d: &Diagnostic| d.span.as_ref().map(|s| (s.file.path.clone(), s.range.start));
+        self.found.sort_by_key(place);
+        self.found.dedup();
+        self.found
+    }
+
+    fn push(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        span: Option<Span>,
+        message: String,
+    ) -> &mut Diagnostic {
+        let at = self.found.len();
+        self.found.push(Diagnostic { severity, code, message, span, help: None });
+        &mut self.found[at]
+    }
+}
+
+impl Diagnostic {
+    /// Adds what to do about it.
+    pub fn help(&mut self, help: impl Into<String>) {
+        self.help = Some(help.into());
+    }
+}
+
+impl Span {
+    /// Line and column, both counted from 1; the column in characters.
+    pub fn line_column(&self) -> (usize, usize) {
+        let before = &self.file.text[..floor_char(&self.file.text, self.range.start)];
+        let line_start = before.rfind('\n').map_or(0, |n| n + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+
+    /// The whole line that it starts on, without its end.
+    fn line(&self) -> &str {
+        let text = &self.file.text;
+        let start = text[..floor_char(text, self.range.start)].rfind('\n').map_or(0, |n| n + 1);
+        text[start..].lines().next().unwrap_or("")
+    }
+}
+
+/// The largest character boundary at or before `at`.
+fn floor_char(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0)
+}
+
+/// Source lines longer than this are cut in excerpts, so that a hostile file can't flood a terminal.
+const LONGEST_EXCERPT: usize = 160;
+
+/// `FILE:LINE:COL: error[E017]: message`, the source line, a caret, and the help.
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        if let Some(span) = &self.span {
+            let (line, column) = span.line_column();
+            writeln!(f, "{}:{line}:{column}: {severity}[{}]: {}", span.file.path, self.code, self.message)?;
+            let source: String = span
+                .line()
+                .chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .take(LONGEST_EXCERPT)
+                .collect();
+            let number = line.to_string();
+            writeln!(f, " {number} | {source}")?;
+            if column <= LONGEST_EXCERPT {
+                let shown = source.chars().count();
+                let text = &span.file.text;
+                let (from, to) = (floor_char(text, span.range.start), floor_char(text, span.range.end));
+                let width = text.get(from..to).map_or(1, |s| s.lines().next().unwrap_or("").chars().count());
+                let width = width.clamp(1, (shown + 1).saturating_sub(column).max(1));
+                writeln!(f, " {:w$} | {:>column$}{}", "", "^", "^".repeat(width - 1), w = number.len())?;
+            }
+        } else {
+            writeln!(f, "{severity}[{}]: {}", self.code, self.message)?;
+        }
+        match &self.help {
+            Some(help) => writeln!(f, "   = help: {help}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diagnostic_shows_the_line_and_points_at_it() {
+        let text = "site: x\nunit: °C bad\n".to_string();
+        let start = text.find("bad").unwrap();
+        let file = Arc::new(SourceFile { path: "site.yaml".into(), text });
+        let mut all = Diagnostics::default();
+        all.error("E001", &Span { file, range: start..start + 3 }, "unknown word").help("remove it");
+        assert_eq!(
+            all.sorted()[0].to_string(),
+            "site.yaml:2:10: error[E001]: unknown word\n 2 | unit: °C bad\n   |          ^^^\n   = help: remove it\n"
+        );
+    }
+}

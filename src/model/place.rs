@@ -1,0 +1,77 @@
+//! Where a value is on its device: addresses as they go on the wire.
+
+use std::sync::Arc;
+
+/// One of Modbus' four tables (Modbus Application Protocol V1.1b3, section 4.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Read with function code 1, one bit each.
+    Coil,
+    /// Read with function code 2, one bit each.
+    Discrete,
+    /// Read with function code 4, 16 bits each.
+    Input,
+    /// Read with function code 3, 16 bits each.
+    Holding,
+}
+
+impl Table {
+    /// The function code that reads this table.
+    pub fn read_function(self) -> u8 {
+        match self {
+            Self::Coil => 1,
+            Self::Discrete => 2,
+            Self::Holding => 3,
+            Self::Input => 4,
+        }
+    }
+
+    /// Coils and discrete inputs hold bits, the other two 16-bit registers.
+    pub fn is_bits(self) -> bool {
+        matches!(self, Self::Coil | Self::Discrete)
+    }
+
+    /// The key that names this table in a map: `coil`, `discrete`, `input`, `holding`.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Coil => "coil",
+            Self::Discrete => "discrete",
+            Self::Input => "input",
+            Self::Holding => "holding",
+        }
+    }
+}
+
+/// Where one reading is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// `count` consecutive addresses of one table. For bit tables `count` is 1.
+    /// `address + count` never exceeds 65536.
+    Run {
+        /// The table.
+        table: Table,
+        /// First address, zero-based, as on the wire.
+        address: u16,
+        /// Number of registers (or bits).
+        count: u16,
+    },
+    /// Registers listed one by one, most significant first (`holding: [690, 625]`).
+    Scattered {
+        /// The table: input or holding.
+        table: Table,
+        /// Zero-based addresses, as on the wire.
+        addresses: Box<[u16]>,
+    },
+    /// An OPC UA node id as written; its namespace is resolved at each connect.
+    Node(Arc<str>),
+}
+
+impl Place {
+    /// The table, for Modbus places.
+    pub fn table(&self) -> Option<Table> {
+        match self {
+            Self::Run { table, .. } | Self::Scattered { table, .. } => Some(*table),
+            Self::Node(_) => None,
+        }
+    }
+}
