@@ -17,8 +17,10 @@
 
 pub mod budget;
 pub mod config;
+pub mod demo;
 pub mod drivers;
 pub mod mapping;
 pub mod metrics;
 pub mod model;
 pub mod northbound;
+pub mod pipeline;

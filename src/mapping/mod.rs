@@ -3,3 +3,4 @@
 pub mod batch;
 pub mod compiled;
 pub mod device;
+pub mod transform;

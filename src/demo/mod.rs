@@ -1,0 +1,3 @@
+//! What `taktbus demo` runs beside the gateway.
+
+pub mod plant;
