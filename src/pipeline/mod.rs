@@ -20,7 +20,7 @@ use crate::model::message::{Kind, Message, Sampled};
 use crate::model::value::Value;
 
 pub mod encode;
-mod status;
+pub mod status;
 
 /// How often the counts in device status messages are brought up to date, when they have changed.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
