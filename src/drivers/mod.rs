@@ -5,7 +5,9 @@ use std::sync::Arc;
 use crate::mapping::batch::Batch;
 use crate::mapping::device::DevicePlan;
 
+pub mod fit;
 pub mod modbus;
+pub mod schedule;
 
 /// The link is gone: everything about it starts anew. "The device refused" is not this.
 #[derive(Debug, thiserror::Error)]
