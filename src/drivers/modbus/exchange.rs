@@ -22,7 +22,7 @@ const MOST_BABBLE: Duration = Duration::from_secs(1);
 
 /// After a timeout the whole line rests until this many halves of the response timeout have passed since the request:
 /// healthy units wait half a timeout at most, and an answer up to 1.5 × the timeout late collides with no request.
-const QUIET_HALVES: u32 = 3;
+pub const QUIET_HALVES: u32 = 3;
 
 /// The unit that timed out is not asked again before this many response timeouts have passed since the request: the
 /// field's slow devices answer up to three timeouts late (issue "a Modbus master that can be trusted").

@@ -2,8 +2,11 @@
 
 pub mod config;
 pub mod decode;
+pub mod driver;
 pub mod exchange;
 pub mod framing;
 pub mod plan;
 pub mod timing;
 pub mod transport;
+
+pub use driver::{CompileError, DeviceError, ModbusDriver, ModbusPlan};

@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use super::config::{Line, Link, ModbusConfig};
-use super::plan::Block;
+use super::exchange::QUIET_HALVES;
+use super::plan::{Block, Exchange};
 use crate::mapping::device::Limits;
 
 /// Response timeout on TCP where nobody gives one.
@@ -22,6 +23,18 @@ pub const RTU_REQUEST_BYTES: usize = 8;
 
 /// Bytes of an RTU answer around its data: unit, function, byte count, CRC.
 pub const RTU_REPLY_OVERHEAD: usize = 5;
+
+/// How long a device on a line is taken to think. Meters take 2 to 20 ms; most are near the low end.
+pub const ASSUMED_TURNAROUND: Duration = Duration::from_millis(5);
+
+/// How long a device on a network is taken to need for the way there, an answer, and the way back.
+pub const ASSUMED_ROUND_TRIP: Duration = Duration::from_millis(1);
+
+/// The network's speed: 10 Mbit/s, the slowest Ethernet that devices have.
+pub const ASSUMED_BYTES_PER_SECOND: u64 = 1_250_000;
+
+/// Bytes of a request (12) and of an answer around its data (9) on TCP, each with Ethernet, IP and TCP headers (58).
+const MBAP_OVERHEAD: u64 = 12 + 9 + 2 * 58;
 
 /// The time of so many characters on the line.
 pub fn chars(line: Line, count: usize) -> Duration {
@@ -56,6 +69,46 @@ pub fn response_timeout(config: &ModbusConfig, limits: &Limits, block: Block) ->
         Some(line) => DEFAULT_LINE_TIMEOUT + frames(line, block),
         None => DEFAULT_TCP_TIMEOUT,
     })
+}
+
+/// What an exchange is taken to cost: for each block
+/// - on a line: the characters of request and answer × bits per character ÷ baud, two silences (before the request and
+///   before the answer), and [`ASSUMED_TURNAROUND`];
+/// - on a network: [`ASSUMED_ROUND_TRIP`] and both frames at [`ASSUMED_BYTES_PER_SECOND`];
+///
+/// and the rest between requests that the connection or the device wants.
+pub fn exchange_time(config: &ModbusConfig, limits: &Limits, exchange: &Exchange) -> Duration {
+    requests(exchange)
+        .map(|block| match line_of(&config.link) {
+            Some(line) => frames(line, block) + silence(line) * 2 + ASSUMED_TURNAROUND,
+            None => {
+                let bytes = MBAP_OVERHEAD + block.bytes() as u64;
+                ASSUMED_ROUND_TRIP + Duration::from_nanos(bytes * 1_000_000_000 / ASSUMED_BYTES_PER_SECOND)
+            }
+        })
+        .map(|wire| wire + config.delay_between_requests.max(limits.delay_between_requests))
+        .sum()
+}
+
+/// What an exchange costs when nobody answers: the first request's timeout, as far as the budget leaves one, and on
+/// RTU the quiet time after it.
+pub fn failure_time(
+    config: &ModbusConfig,
+    limits: &Limits,
+    exchange: &Exchange,
+    budget: Duration,
+) -> Duration {
+    let Some(first) = exchange.blocks.first() else { return Duration::ZERO };
+    let timeout = response_timeout(config, limits, *first);
+    match config.link {
+        Link::Tcp { .. } => timeout.min(budget),
+        Link::RtuOverTcp { .. } | Link::Serial { .. } => timeout * QUIET_HALVES / 2,
+    }
+}
+
+fn requests(exchange: &Exchange) -> impl Iterator<Item = Block> {
+    let again = exchange.repeat_first.then(|| exchange.blocks.first()).flatten();
+    exchange.blocks.iter().chain(again).copied()
 }
 
 #[cfg(test)]
