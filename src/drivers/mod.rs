@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::mapping::batch::Batch;
+use crate::mapping::batch::{Batch, DeviceState};
 use crate::mapping::device::DevicePlan;
 
+pub mod backoff;
+pub mod fit;
 pub mod modbus;
+pub mod schedule;
+pub mod session;
 
 /// The link is gone: everything about it starts anew. "The device refused" is not this.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +32,9 @@ pub trait Driver {
 
     /// One read: never dropped half way. A device that fails yields a bad batch; `None` when there is nothing to tell.
     fn read(&mut self, due: Self::Due) -> impl Future<Output = Result<Option<Batch>, LinkLost>>;
+
+    /// Takes the next change of a device's state (by its index) that [`Driver::read`] has found; `None` when there is none.
+    fn state_change(&mut self) -> Option<(usize, DeviceState)>;
 
     /// Closes the link.
     fn disconnect(&mut self);

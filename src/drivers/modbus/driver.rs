@@ -1,0 +1,540 @@
+//! A Modbus connection: its plan, and the driver that runs it.
+//!
+//! - A device that fails yields bad batches; only a lost link is an `Err`.
+//! - A link that drops after it has answered is opened once more and the read repeated before it counts as lost: many
+//!   devices close after each answer or after a short idle time, and reading twice does no harm.
+//! - On a network, a link on which nobody answers any more is presumed dead (half open) and given up.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::config::{Link, ModbusConfig};
+use super::exchange::{Patience, Reply, Wire};
+use super::framing::{Framing, Request};
+use super::plan::{Block, Cut, Exchange, Pick, PlanError, plan};
+use super::transport::{Open, Opener};
+use super::{decode, timing};
+use crate::drivers::fit::{Demand, Fit, fit};
+use crate::drivers::schedule::{Entry, Health, Next, Outcome, Schedule};
+use crate::drivers::{Driver, LinkLost};
+use crate::mapping::batch::{Batch, DeviceState};
+use crate::mapping::device::{Device, DevicePlan, Read};
+use crate::metrics::{ConnectionMetrics, DeviceMetrics};
+use crate::model::time::Stamp;
+use crate::model::value::{Cause, Raw};
+
+/// On a network, so many timeouts in a row without a byte from anybody make a link suspect.
+const SILENT_TIMEOUTS: u32 = 3;
+
+/// So many units that used to answer don't fall silent one after the other by themselves: the link is gone.
+const FALLEN_UNITS: usize = 3;
+
+/// Gateway path unavailable, gateway target failed to respond (Modbus Application Protocol V1.1b3, section 7): the
+/// gateway lives, the device behind it doesn't.
+const GATEWAY_EXCEPTIONS: [u8; 2] = [0x0A, 0x0B];
+
+/// A torn read is tried so often in all.
+const TRIES_WHEN_TORN: u32 = 2;
+
+/// All exchanges of one connection, planned. Pure data: two equal plans run alike.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModbusPlan {
+    /// The connection.
+    pub config: ModbusConfig,
+    /// In the order that they were given.
+    pub devices: Vec<PlannedDevice>,
+}
+
+/// One device of a [`ModbusPlan`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedDevice {
+    /// The device.
+    pub device: Device,
+    /// Its reads.
+    pub reads: Vec<Read>,
+    /// What is exchanged for each read, in the order of `reads`.
+    pub exchanges: Vec<Exchange>,
+}
+
+/// A device that can't be planned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("device '{device}': {error}")]
+pub struct CompileError {
+    /// The device.
+    pub device: Arc<str>,
+    /// What is wrong.
+    pub error: DeviceError,
+}
+
+/// Why a device can't be planned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// One of its points can't be read.
+    #[error(transparent)]
+    Point(#[from] PlanError),
+    /// On a serial line, 0 is the broadcast that nobody answers, and 248 to 255 are reserved (MODBUS over serial line
+    /// V1.02, 2.2).
+    #[error("unit id {0} is not one of 1 to 247, which a serial line has")]
+    Unit(u8),
+}
+
+impl ModbusPlan {
+    /// Plans the reads of all devices; every device that can't be planned is reported.
+    pub fn compile(config: ModbusConfig, devices: Vec<Device>) -> Result<Self, Vec<CompileError>> {
+        let mut errors = Vec::new();
+        let mut planned = Vec::with_capacity(devices.len());
+        for device in devices {
+            let name = device.name.clone();
+            match plan_device(&config, device) {
+                Ok(device) => planned.push(device),
+                Err(error) => errors.push(CompileError { device: name, error }),
+            }
+        }
+        if errors.is_empty() { Ok(Self { config, devices: planned }) } else { Err(errors) }
+    }
+
+    /// Will it fit on the bus? See [`timing::exchange_time`] for what each exchange is taken to cost.
+    pub fn fit(&self) -> Fit {
+        let config = &self.config;
+        let mut demands = Vec::new();
+        for (device, planned) in self.devices.iter().enumerate() {
+            let limits = &planned.device.limits;
+            for (read, exchange) in planned.exchanges.iter().enumerate() {
+                demands.push(Demand {
+                    device,
+                    read,
+                    unit: planned.device.unit,
+                    every: planned.reads[read].every,
+                    takes: timing::exchange_time(config, limits, exchange),
+                    fails: timing::failure_time(config, limits, exchange, planned.device.budget.within),
+                    budget: planned.device.budget.within,
+                });
+            }
+        }
+        fit(&demands)
+    }
+}
+
+fn plan_device(config: &ModbusConfig, device: Device) -> Result<PlannedDevice, DeviceError> {
+    let is_network = matches!(config.link, Link::Tcp { .. });
+    if !is_network && !(1..=247).contains(&device.unit) {
+        return Err(DeviceError::Unit(device.unit));
+    }
+    let (reads, exchanges) = plan(&device)?.into_iter().unzip();
+    Ok(PlannedDevice { device, reads, exchanges })
+}
+
+/// The driver of one Modbus connection.
+pub struct ModbusDriver<O: Open = Opener> {
+    config: ModbusConfig,
+    opener: O,
+    wire: Option<Wire<O::Stream>>,
+    devices: Vec<Arc<DevicePlan>>,
+    exchanges: Vec<Vec<Exchange>>,
+    schedule: Schedule,
+    /// By unit id: does it answer? `None`: not known since the link came up.
+    online: Box<[Option<bool>; 256]>,
+    changes: VecDeque<(usize, DeviceState)>,
+    metrics: Arc<ConnectionMetrics>,
+    /// Has anybody answered since the link was opened?
+    answered: bool,
+    /// No request to anybody before: the connection's own rest.
+    rest_until: Option<Instant>,
+    /// Units that used to answer and timed out since the last byte from anybody; at most [`FALLEN_UNITS`].
+    fallen: Vec<u8>,
+    /// The answers' data of the read in progress.
+    data: Vec<u8>,
+}
+
+impl ModbusDriver<Opener> {
+    /// A driver that opens real links. `metrics` are the devices', in the plan's order.
+    pub fn new(
+        name: &str,
+        plan: ModbusPlan,
+        metrics: Vec<Arc<DeviceMetrics>>,
+        connection: Arc<ConnectionMetrics>,
+    ) -> Self {
+        Self::with_opener(name, plan, metrics, connection, Opener::default())
+    }
+}
+
+impl<O: Open> ModbusDriver<O> {
+    /// A driver that talks through what `opener` gives.
+    pub fn with_opener(
+        name: &str,
+        plan: ModbusPlan,
+        metrics: Vec<Arc<DeviceMetrics>>,
+        connection: Arc<ConnectionMetrics>,
+        opener: O,
+    ) -> Self {
+        let mut devices = Vec::with_capacity(plan.devices.len());
+        let mut exchanges = Vec::with_capacity(plan.devices.len());
+        let mut entries = Vec::new();
+        for (ix, (planned, metrics)) in plan.devices.into_iter().zip(metrics).enumerate() {
+            let PlannedDevice { device, reads, exchanges: of_device } = planned;
+            entries.extend(reads.iter().enumerate().map(|(read, plan)| Entry {
+                device: ix,
+                read,
+                unit: device.unit,
+                every: plan.every,
+                budget: device.budget.within,
+            }));
+            devices.push(Arc::new(DevicePlan { device, reads, metrics }));
+            exchanges.push(of_device);
+        }
+        Self {
+            config: plan.config,
+            opener,
+            wire: None,
+            devices,
+            exchanges,
+            schedule: Schedule::new(entries, seed_of(name), Instant::now()),
+            online: Box::new([None; 256]),
+            changes: VecDeque::new(),
+            metrics: connection,
+            answered: false,
+            rest_until: None,
+            fallen: Vec::new(),
+            data: Vec::new(),
+        }
+    }
+
+    /// Opens the link and leaves it the rest that it or a device wants.
+    async fn open(&mut self) -> Result<(), LinkLost> {
+        self.wire = None;
+        let stream =
+            self.opener.open(&self.config.link).await.map_err(|error| LinkLost(error.to_string()))?;
+        let wanted = self.devices.iter().map(|plan| plan.device.limits.delay_after_connect).max();
+        let delay = self.config.delay_after_connect.max(wanted.unwrap_or_default());
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        let framing = match self.config.link {
+            Link::Tcp { .. } => Framing::Mbap,
+            Link::RtuOverTcp { .. } | Link::Serial { .. } => Framing::Rtu,
+        };
+        let silence = timing::line_of(&self.config.link).map(timing::silence).unwrap_or_default();
+        self.wire = Some(Wire::new(stream, framing, silence, Instant::now()));
+        self.answered = false;
+        Ok(())
+    }
+
+    /// One exchange of all blocks of a read; the link is opened once more if it drops.
+    async fn fetch(&mut self, device: usize, read: usize) -> Result<Fetched, LinkLost> {
+        match self.fetch_once(device, read).await {
+            Err(lost) if self.answered => {
+                self.open().await.map_err(|_| lost)?;
+                self.metrics.connects.inc();
+                self.fetch_once(device, read).await
+            }
+            fetched => fetched,
+        }
+    }
+
+    async fn fetch_once(&mut self, device: usize, read: usize) -> Result<Fetched, LinkLost> {
+        let wire = self.wire.as_mut().ok_or_else(|| LinkLost("not connected".into()))?;
+        let limits = &self.devices[device].device.limits;
+        let rest = self.config.delay_between_requests.max(limits.delay_between_requests);
+        let mut fetch = Fetch {
+            wire,
+            config: &self.config,
+            plan: &self.devices[device],
+            exchange: &self.exchanges[device][read],
+            data: &mut self.data,
+            rest,
+            rest_until: self.rest_until,
+        };
+        let fetched = fetch.run().await;
+        self.metrics.strays.add(wire.take_strays());
+        if let Ok(fetched) = &fetched {
+            // After an answer, as the profiles mean it; silence has been rest enough.
+            let own = self.config.delay_between_requests;
+            self.rest_until = (!own.is_zero()).then(|| fetched.received + own);
+            self.answered |= fetched.is_answer();
+        }
+        fetched
+    }
+
+    /// Counts what happened, tells the schedule, and notes who came or went.
+    fn account(&mut self, due: Due, device: usize, fetched: &Fetched) {
+        let plan = &self.devices[device];
+        let (metrics, unit) = (&plan.metrics, plan.device.unit);
+        let spent = fetched.received.saturating_duration_since(fetched.began);
+        self.metrics.busy_micros.add(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX));
+        match fetched.result {
+            Ok(()) => metrics.answered.inc(),
+            Err(Cause::Exception(_)) => metrics.exceptions.inc(),
+            Err(Cause::Timeout) => metrics.timeouts.inc(),
+            Err(_) => metrics.garbled.inc(),
+        }
+        let quiet_until = self.wire.as_ref().map_or(fetched.received, Wire::quiet_until);
+        let outcome = match fetched.result {
+            Ok(()) => Outcome::Answered,
+            Err(Cause::Exception(code)) if !GATEWAY_EXCEPTIONS.contains(&code) => Outcome::Refused,
+            Err(_) => Outcome::Failed {
+                cost: quiet_until.max(fetched.received).saturating_duration_since(fetched.began),
+            },
+        };
+        let health = self.schedule.done(due.entry, fetched.received, outcome);
+        let rest = plan.device.limits.delay_between_requests;
+        let rested = (!rest.is_zero()).then(|| fetched.received + rest);
+        let free = self.wire.as_ref().and_then(|wire| wire.free_at(unit));
+        if let Some(until) = rested.max(free) {
+            self.schedule.hold_unit_of(due.entry, until);
+        }
+        match (outcome, fetched.result) {
+            (Outcome::Failed { .. }, Err(cause)) if health == Some(Health::Sick) => {
+                self.unit_is(unit, DeviceState::Offline(cause));
+            }
+            (Outcome::Answered | Outcome::Refused, _) => self.unit_is(unit, DeviceState::Online),
+            _ => {}
+        }
+    }
+
+    /// Notes a unit's state for all devices of that unit id, if it changed.
+    fn unit_is(&mut self, unit: u8, state: DeviceState) {
+        let online = Some(state == DeviceState::Online);
+        if std::mem::replace(&mut self.online[usize::from(unit)], online) == online {
+            return;
+        }
+        let of_unit = self.devices.iter().enumerate().filter(|(_, plan)| plan.device.unit == unit);
+        self.changes.extend(of_unit.map(|(ix, _)| (ix, state)));
+    }
+
+    /// A network link that stays silent towards everybody is half open: only a new connection heals it. One dead unit
+    /// among others behind a gateway is no such case, and on a serial port there is nothing to reconnect to.
+    fn is_half_open(&self) -> bool {
+        let silent = self.wire.as_ref().map_or(0, Wire::silent_timeouts);
+        let network = !matches!(self.config.link, Link::Serial { .. });
+        network
+            && silent >= SILENT_TIMEOUTS
+            && (self.schedule.nobody_answers() || self.fallen.len() >= FALLEN_UNITS)
+    }
+
+    /// Remembers which units fell silent in the present silence.
+    fn note_silence(&mut self, unit: u8) {
+        let silent = self.wire.as_ref().map_or(0, Wire::silent_timeouts);
+        if silent <= 1 {
+            self.fallen.clear();
+        }
+        let fell = silent > 0 && self.online[usize::from(unit)] == Some(true);
+        if fell && self.fallen.len() < FALLEN_UNITS && !self.fallen.contains(&unit) {
+            self.fallen.push(unit);
+        }
+    }
+}
+
+/// What is due: an entry of the schedule.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    entry: usize,
+    missed: u64,
+}
+
+impl<O: Open> Driver for ModbusDriver<O> {
+    type Due = Due;
+
+    fn devices(&self) -> &[Arc<DevicePlan>] {
+        &self.devices
+    }
+
+    async fn connect(&mut self) -> Result<(), LinkLost> {
+        self.open().await?;
+        self.online.fill(None);
+        self.changes.clear();
+        self.fallen.clear();
+        self.rest_until = None;
+        self.schedule.restart(Instant::now());
+        Ok(())
+    }
+
+    async fn due(&mut self) -> Due {
+        loop {
+            match self.schedule.next(Instant::now()) {
+                Next::Due { entry, missed } => return Due { entry, missed },
+                Next::At(at) => sleep_until(at).await,
+                Next::Never => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn read(&mut self, due: Due) -> Result<Option<Batch>, LinkLost> {
+        let Entry { device, read, unit, .. } = self.schedule.entry(due.entry);
+        self.devices[device].metrics.missed_ticks.add(due.missed);
+        let was_away = self.online[usize::from(unit)] == Some(false);
+        let fetched = self.fetch(device, read).await?;
+        self.note_silence(unit);
+        self.account(due, device, &fetched);
+        if self.is_half_open() {
+            return Err(LinkLost("nobody answers".into()));
+        }
+        // A probe that failed tells nothing that is not known.
+        if was_away && self.online[usize::from(unit)] == Some(false) {
+            return Ok(None);
+        }
+        let exchange = &self.exchanges[device][read];
+        let readings = fetched.result.map(|()| readings(exchange, &self.data, fetched.torn));
+        Ok(Some(Batch {
+            plan: self.devices[device].clone(),
+            read,
+            started: fetched.started,
+            received: fetched.received,
+            stamp: Stamp::now(),
+            readings,
+        }))
+    }
+
+    fn state_change(&mut self) -> Option<(usize, DeviceState)> {
+        self.changes.pop_front()
+    }
+
+    fn disconnect(&mut self) {
+        self.wire = None;
+    }
+}
+
+/// A read that is over.
+struct Fetched {
+    result: Result<(), Cause>,
+    /// When the bus was taken for it.
+    began: Instant,
+    /// When the request left whose answer is the oldest in the data.
+    started: Instant,
+    received: Instant,
+    /// The block that was read twice differed.
+    torn: bool,
+}
+
+impl Fetched {
+    /// Did anybody answer, if only to refuse?
+    fn is_answer(&self) -> bool {
+        matches!(self.result, Ok(()) | Err(Cause::Exception(_)))
+    }
+}
+
+/// One read in progress.
+struct Fetch<'a, S> {
+    wire: &'a mut Wire<S>,
+    config: &'a ModbusConfig,
+    plan: &'a DevicePlan,
+    exchange: &'a Exchange,
+    data: &'a mut Vec<u8>,
+    /// Between the requests of this read.
+    rest: Duration,
+    rest_until: Option<Instant>,
+}
+
+impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Fetch<'_, S> {
+    /// All blocks; a torn read is repeated at once, a second time it stays torn.
+    async fn run(&mut self) -> Result<Fetched, LinkLost> {
+        let mut fetched = self.blocks().await?;
+        let began = fetched.began;
+        for _ in 1..TRIES_WHEN_TORN {
+            if !fetched.torn {
+                break;
+            }
+            fetched = self.blocks().await?;
+        }
+        Ok(Fetched { began, ..fetched })
+    }
+
+    async fn blocks(&mut self) -> Result<Fetched, LinkLost> {
+        self.data.clear();
+        let mut times: Option<(Instant, Instant)> = None;
+        let again = self.exchange.repeat_first.then(|| self.exchange.blocks.first()).flatten();
+        for block in self.exchange.blocks.iter().chain(again) {
+            if let Some(until) = self.rest_until.take() {
+                sleep_until(until).await;
+            }
+            let patience = self.patience(*block, times.map(|(started, _)| started));
+            if patience.timeout.is_zero() {
+                // The budget is spent: an answer could only be late.
+                let now = Instant::now();
+                let (began, _) = times.unwrap_or((now, now));
+                return Ok(Fetched {
+                    result: Err(Cause::Timeout),
+                    began,
+                    started: began,
+                    received: now,
+                    torn: false,
+                });
+            }
+            let request = Request { unit: self.plan.device.unit, block: *block };
+            let done = self.wire.exchange(request, patience, self.data).await?;
+            let (started, received) = (times.map_or(done.started, |(started, _)| started), done.received);
+            times = Some((started, received));
+            let result = match done.reply {
+                Reply::Data => Ok(()),
+                Reply::Exception(code) => Err(Cause::Exception(code)),
+                Reply::Timeout => Err(Cause::Timeout),
+                Reply::Garbled => Err(Cause::Garbled),
+            };
+            if result.is_err() {
+                return Ok(Fetched { result, began: started, started, received, torn: false });
+            }
+            self.rest_until = (!self.rest.is_zero()).then(|| received + self.rest);
+        }
+        let now = Instant::now();
+        let (started, received) = times.unwrap_or((now, now));
+        Ok(Fetched { result: Ok(()), began: started, started, received, torn: self.is_torn() })
+    }
+
+    /// The response timeout, or what the budget leaves of it.
+    fn patience(&self, block: Block, started: Option<Instant>) -> Patience {
+        let device = &self.plan.device;
+        let response_timeout = timing::response_timeout(self.config, &device.limits, block);
+        let spent = started.map_or(Duration::ZERO, |started| started.elapsed());
+        Patience {
+            timeout: response_timeout.min(device.budget.within.saturating_sub(spent)),
+            response_timeout,
+        }
+    }
+
+    /// Did words that are used change between the two answers of the first block?
+    fn is_torn(&self) -> bool {
+        self.exchange.repeat_first
+            && self.exchange.cuts.iter().any(|cut| is_torn(cut, self.exchange, self.data))
+    }
+}
+
+/// Decodes all readings of an answered read; those of a torn block have no value.
+fn readings(exchange: &Exchange, data: &[u8], torn: bool) -> Vec<Result<Raw, Cause>> {
+    let reading = |cut: &Cut| match torn && is_torn(cut, exchange, data) {
+        true => Err(Cause::Torn),
+        false => decode::cut(cut, data),
+    };
+    exchange.cuts.iter().map(reading).collect()
+}
+
+/// Do this reading's bytes in the first block differ from those of its repetition at the end?
+fn is_torn(cut: &Cut, exchange: &Exchange, data: &[u8]) -> bool {
+    let Some(length) = exchange.blocks.first().map(|block| block.bytes()) else { return false };
+    let Some(repeated) = data.len().checked_sub(length) else { return false };
+    let differs = |at: usize, bytes: usize| {
+        at + bytes <= length && data.get(at..at + bytes) != data.get(repeated + at..repeated + at + bytes)
+    };
+    match &cut.pick {
+        Pick::Words { at, count } => differs(*at as usize, usize::from(*count) * 2),
+        Pick::Scattered(places) => places.iter().any(|at| differs(*at as usize, 2)),
+        Pick::Bit(at) => {
+            let (byte, bit) = (*at as usize / 8, at % 8);
+            let is = |byte: usize| data.get(byte).map(|byte| byte >> bit & 1);
+            byte < length && is(byte) != is(repeated + byte)
+        }
+    }
+}
+
+/// The connection's phase: the same at every start, different for each name.
+fn seed_of(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(name.as_bytes());
+    hasher.finish()
+}
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;
