@@ -32,9 +32,8 @@ struct Facts {
 impl Devices {
     /// The devices of a gateway.
     pub fn of(gateway: &Gateway) -> Self {
-        let devices = gateway.plans().flat_map(|plan| plan.devices());
-        let facts = devices.map(|plan| {
-            let device = &plan.device;
+        let devices = gateway.connections().iter().flat_map(|connection| connection.plan.devices());
+        let facts = devices.map(|(device, _)| {
             let units = device.map.points.iter().filter_map(|p| Some((p.name.clone(), p.unit.clone()?))).collect();
             (device.name.to_string(), Facts { budget: device.budget.within, units })
         });

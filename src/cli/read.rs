@@ -44,15 +44,16 @@ pub async fn read(args: ReadArgs) -> Result<Outcome> {
     };
     let mut printer = Printer::new(name, args.json);
     let mut wanted: HashSet<(Arc<str>, usize)> = gateway
-        .plans()
-        .flat_map(|plan| plan.devices())
-        .flat_map(|device| (0..device.reads.len()).map(|read| (device.device.name.clone(), read)))
+        .connections()
+        .iter()
+        .flat_map(|connection| connection.plan.devices())
+        .flat_map(|(device, reads)| (0..reads.len()).map(|read| (device.name.clone(), read)))
         .collect();
     let (events, mut received) = mpsc::channel(EVENTS);
     let stop = CancellationToken::new();
     let mut sessions = JoinSet::new();
-    for session in gateway.sessions(&events, &stop) {
-        sessions.spawn(session);
+    for connection in gateway.connections() {
+        sessions.spawn(connection.session(&events, &stop));
     }
     drop(events);
     let reading = async {

@@ -7,19 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::supervisor::{keep, panic_text};
-use crate::config::plan::{Route, Site, SinkConfig};
+use crate::config::plan::{self as config, Protocol, Route, SinkConfig, Site};
 use crate::drivers::Plan;
+use crate::drivers::modbus::ModbusPlan;
 use crate::mapping::batch::Event;
 use crate::metrics::{ConnectionMetrics, DeviceMetrics, Metrics, RouteMetrics};
-use crate::model::message::Message;
+use crate::model::message::{Kind, Message};
 use crate::model::time::Stamp;
-use crate::northbound::forwarder::{self, Settings};
-use crate::northbound::mqtt::MqttSink;
+use crate::northbound::forwarder::{self, Settings, Summary};
+use crate::northbound::mqtt::{MqttSink, Will};
 use crate::pipeline::{self, Identity, RouteInput, status};
 
 /// Batches on their way to the pipeline. Full: sessions wait, and count the due times that they miss.
@@ -34,9 +35,29 @@ const PIPELINE_STOP: Duration = Duration::from_millis(300);
 /// A site that can be run.
 pub struct Gateway {
     identity: Identity,
-    plans: Vec<(Arc<Plan>, Arc<ConnectionMetrics>)>,
+    connections: Vec<Connection>,
     routes: Vec<Route>,
     metrics: Arc<Metrics>,
+}
+
+/// A connection, planned, with what counts it.
+pub struct Connection {
+    /// What it runs.
+    pub plan: Plan,
+    /// Its own numbers.
+    pub metrics: Arc<ConnectionMetrics>,
+    devices: Vec<Arc<DeviceMetrics>>,
+}
+
+impl Connection {
+    /// The connection's life, until `stop`.
+    pub fn session(
+        &self,
+        events: &mpsc::Sender<Event>,
+        stop: &CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        self.plan.clone().run(self.devices.clone(), self.metrics.clone(), events.clone(), stop.clone())
+    }
 }
 
 /// The gateway could not go on: a part that has no restart has ended.
@@ -53,36 +74,27 @@ impl Gateway {
     /// Plans the reads of all devices. Fails with one sentence per device that can't be planned.
     pub fn new(site: Site) -> Result<Self, Vec<String>> {
         let mut metrics = Metrics::default();
-        let (mut plans, mut errors) = (Vec::new(), Vec::new());
-        for connection in site.connections {
-            let devices: Vec<_> = connection
-                .devices
-                .into_iter()
-                .map(|device| {
-                    let counts = Arc::new(DeviceMetrics::new(device.name.clone()));
-                    metrics.devices.push(counts.clone());
-                    (device, counts)
-                })
-                .collect();
-            let name = connection.name.as_str();
+        let (mut connections, mut errors) = (Vec::new(), Vec::new());
+        for config::Connection { name, protocol, devices } in site.connections {
+            let counted: Vec<_> = devices.iter().map(|device| Arc::new(DeviceMetrics::new(device.name.clone()))).collect();
+            metrics.devices.extend(counted.iter().cloned());
             let counts = Arc::new(ConnectionMetrics { name: name.into(), ..ConnectionMetrics::default() });
             metrics.connections.push(counts.clone());
-            match Plan::compile(name, &connection.protocol, devices) {
-                Ok(plan) => plans.push((Arc::new(plan), counts)),
-                Err(found) => errors.extend(found),
+            let Protocol::Modbus(modbus) = protocol;
+            match ModbusPlan::compile(modbus, devices) {
+                Ok(plan) => connections.push(Connection { plan: Plan::Modbus(plan), metrics: counts, devices: counted }),
+                Err(found) => errors.extend(found.iter().map(ToString::to_string)),
             }
         }
         if !errors.is_empty() {
             return Err(errors);
         }
-        for route in &site.routes {
-            let counts = RouteMetrics { name: route.name.as_str().into(), ..RouteMetrics::default() };
-            metrics.routes.push(Arc::new(counts));
-        }
+        let counted = |route: &Route| RouteMetrics { name: route.name.as_str().into(), ..RouteMetrics::default() };
+        metrics.routes = site.routes.iter().map(|route| Arc::new(counted(route))).collect();
         // Until there is a store to count starts in: the time of the start grows with every start.
         let epoch = u64::try_from(Stamp::now().unix_seconds()).unwrap_or(0);
         let identity = Identity { site: site.name.into(), epoch };
-        Ok(Self { identity, plans, routes: site.routes, metrics: Arc::new(metrics) })
+        Ok(Self { identity, connections, routes: site.routes, metrics: Arc::new(metrics) })
     }
 
     /// Where everything is counted.
@@ -90,21 +102,20 @@ impl Gateway {
         self.metrics.clone()
     }
 
-    /// The connections' plans.
-    pub fn plans(&self) -> impl Iterator<Item = &Plan> {
-        self.plans.iter().map(|(plan, _)| &**plan)
+    /// The connections, in the order of the site file.
+    pub fn connections(&self) -> &[Connection] {
+        &self.connections
     }
 
     /// Runs until `stop`, then drains and ends within 5 seconds.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Failed> {
         let devices = self.metrics.devices.len();
-        tracing::info!(site = %self.identity.site, devices, connections = self.plans.len(), routes = self.routes.len(), "starting");
+        tracing::info!(site = %self.identity.site, devices, connections = self.connections.len(), routes = self.routes.len(), "starting");
         let (mut forwarders, stop_forwarders, inputs) = self.start_forwarders();
         let (events, received) = mpsc::channel(EVENTS);
         let mut pipeline = tokio::spawn(pipeline::run(self.identity.clone(), inputs, received));
         let stop_sessions = stop.child_token();
-        let mut sessions = self.start_sessions(&events, &stop_sessions);
-        drop(events);
+        let mut sessions = self.start_sessions(events, &stop_sessions);
 
         let failure = tokio::select! {
             () = stop.cancelled() => None,
@@ -123,35 +134,55 @@ impl Gateway {
         }
         pipeline.abort();
         stop_forwarders.cancel();
-        while forwarders.join_next().await.is_some() {}
+        while let Some(ended) = forwarders.join_next().await {
+            match ended {
+                Ok(left) if !left.is_settled() => tracing::warn!(?left, "a route ended with messages undelivered"),
+                _ => {}
+            }
+        }
         failure.map_or(Ok(()), Err)
     }
 
-    fn start_sessions(&self, events: &mpsc::Sender<Event>, stop: &CancellationToken) -> JoinSet<()> {
+    fn start_sessions(self, events: mpsc::Sender<Event>, stop: &CancellationToken) -> JoinSet<()> {
         let mut sessions = JoinSet::new();
-        for (plan, metrics) in &self.plans {
-            let (plan, metrics, events, stop) = (plan.clone(), metrics.clone(), events.clone(), stop.clone());
+        for connection in self.connections {
+            let (events, stop) = (events.clone(), stop.clone());
             sessions.spawn(async move {
-                let session = || plan.run(events.clone(), stop.clone(), metrics.clone());
-                keep(&metrics.name, &metrics.restarts, &stop, session).await;
+                let Connection { metrics, .. } = &connection;
+                keep(&metrics.name, &metrics.restarts, &stop, || connection.session(&events, &stop)).await;
             });
         }
         sessions
     }
 
-    fn start_forwarders(&self) -> (JoinSet<()>, CancellationToken, Vec<RouteInput>) {
+    fn start_forwarders(&self) -> (JoinSet<Summary>, CancellationToken, Vec<RouteInput>) {
         let stop = CancellationToken::new();
         let mut forwarders = JoinSet::new();
         let mut inputs = Vec::new();
         for (index, (route, metrics)) in self.routes.iter().zip(&self.metrics.routes).enumerate() {
-            let (messages, received) = mpsc::channel::<Message>(MESSAGES);
+            let (messages, received) = mpsc::channel(MESSAGES);
             let SinkConfig::Mqtt(config) = &route.sink;
-            let site = &*self.identity.site;
-            let birth = status::site(site, Some((self.identity.epoch, self.metrics.devices.len())));
-            let settings = Settings::new(site, self.identity.epoch, config, birth, status::site(site, None));
-            let sink = MqttSink::new(&route.name, config, site, status::site(site, None));
-            let (metrics, stop) = (metrics.clone(), stop.clone());
-            forwarders.spawn(async move { forwarder::run(sink, received, settings, metrics, stop).await });
+            let site = &self.identity.site;
+            let topic: Arc<str> = config.status_topic.replace("{site}", site).into();
+            let status = |payload: Vec<u8>| Message {
+                topic: topic.clone(),
+                payload: payload.into(),
+                retain: true,
+                kind: Kind::Status,
+            };
+            let birth = status(status::site(site, Some((self.identity.epoch, self.metrics.devices.len()))));
+            let offline = status(status::site(site, None));
+            let will = Will { topic: topic.clone(), payload: offline.payload.clone() };
+            let sink = MqttSink::new(config.clone(), will);
+            let settings = Settings {
+                site: site.clone(),
+                epoch: self.identity.epoch,
+                backlog_bytes: config.backlog_bytes,
+                offline: Some(offline),
+            };
+            // The channel is empty and has room. The forwarder repeats its statuses at every connect.
+            let _ = messages.try_send(birth);
+            forwarders.spawn(forwarder::run(sink, received, settings, metrics.clone(), stop.clone()));
             inputs.push(RouteInput { topic: config.topic.clone(), messages, accounts: self.accounts(index) });
         }
         (forwarders, stop, inputs)
@@ -167,15 +198,12 @@ impl Gateway {
     }
 }
 
-fn failed(part: &str, ended: Result<(), tokio::task::JoinError>) -> Failed {
+fn failed<T>(part: &str, ended: Result<T, JoinError>) -> Failed {
     let cause = match ended.map_err(|error| error.try_into_panic()) {
-        Ok(()) => "it ended".to_string(),
+        Ok(_) => "it ended".to_string(),
         Err(Ok(panic)) => panic_text(&*panic).to_string(),
         Err(Err(error)) => error.to_string(),
     };
     tracing::error!(part, cause, "a part that everything needs has failed");
     Failed { part: part.into(), cause }
 }
-
-#[allow(unused)]
-type Handle = JoinHandle<()>;

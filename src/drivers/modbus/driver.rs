@@ -97,6 +97,20 @@ impl ModbusPlan {
         if errors.is_empty() { Ok(Self { config, devices: planned }) } else { Err(errors) }
     }
 
+    /// What a read asks for: `unit 1 FC4 input 0–9 (10)`, one part per request.
+    pub fn describe(&self, device: usize, read: usize) -> String {
+        let planned = &self.devices[device];
+        let exchange = &planned.exchanges[read];
+        let request = |block: &Block| {
+            let Block { table, address, count } = *block;
+            let last = u32::from(address) + u32::from(count) - 1;
+            format!("FC{} {} {address}–{last} ({count})", table.read_function(), table.key())
+        };
+        let requests: Vec<_> = exchange.blocks.iter().map(request).collect();
+        let again = if exchange.repeat_first { ", first again" } else { "" };
+        format!("unit {} {}{again}", planned.device.unit, requests.join(", "))
+    }
+
     /// Will it fit on the bus? See [`timing::exchange_time`] for what each exchange is taken to cost.
     pub fn fit(&self) -> Fit {
         let config = &self.config;
