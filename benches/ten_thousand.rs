@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taktbus::budget::Budget;
-use taktbus::config::plan::{Connection, Protocol, Route, Site, SinkConfig};
+use taktbus::config::plan::{Connection, Protocol, Route, SinkConfig, Site};
 use taktbus::demo::broker::Broker;
 use taktbus::drivers::modbus::config::{Link, ModbusConfig};
 use taktbus::mapping::compiled::{
@@ -36,7 +36,7 @@ fn main() {
     runtime.block_on(async {
         let simulator = simulator();
         let stop = CancellationToken::new();
-        let broker = Broker::bind("127.0.0.1:0").await.expect("a broker");
+        let broker = Broker::bind(([127, 0, 0, 1], 0).into()).await.expect("a broker");
         let gateway = Gateway::new(site(simulator, broker.local_addr())).expect("a plan");
         let metrics = gateway.metrics();
         tokio::spawn(broker.run(stop.clone()));
@@ -49,7 +49,9 @@ fn main() {
         });
         gateway.run(stop).await.expect("the gateway runs");
         watched.abort();
-        let sum = |of: fn(&taktbus::metrics::DeviceMetrics) -> u64| -> u64 { metrics.devices.iter().map(|d| of(d)).sum() };
+        let sum = |of: fn(&taktbus::metrics::DeviceMetrics) -> u64| -> u64 {
+            metrics.devices.iter().map(|d| of(d)).sum()
+        };
         println!(
             "answered {}, delivered {}, missed {}, timeouts {}, violations {}, RSS {} MB",
             sum(|d| d.answered.get()),

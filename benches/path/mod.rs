@@ -74,7 +74,8 @@ impl Path {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (events, received) = mpsc::channel(16);
         let (sent, messages) = mpsc::channel(16);
-        let route = RouteInput { topic: "taktbus/{site}/{device}".into(), messages: sent, accounts: HashMap::new() };
+        let route =
+            RouteInput { topic: "taktbus/{site}/{device}".into(), messages: sent, accounts: HashMap::new() };
         runtime.spawn(pipeline::run(Identity { site: "bakery".into(), epoch: 7 }, vec![route], received));
         Self { plan, exchange, reply, runtime, events, messages, queue: DeadlineQueue::default() }
     }
@@ -100,8 +101,14 @@ impl Path {
     pub fn whole(&mut self) {
         let now = Instant::now();
         let readings = Ok(self.decode());
-        let batch =
-            Batch { plan: self.plan.clone(), read: 0, started: now, received: now, stamp: Stamp::now(), readings };
+        let batch = Batch {
+            plan: self.plan.clone(),
+            read: 0,
+            started: now,
+            received: now,
+            stamp: Stamp::now(),
+            readings,
+        };
         let (events, messages) = (&self.events, &mut self.messages);
         let message = self.runtime.block_on(async {
             events.send(Event::Batch(batch)).await.expect("the pipeline runs");

@@ -30,8 +30,8 @@ pub fn check(args: &SiteArgs) -> Result<Outcome> {
 
 pub fn schema(kind: SchemaKind) -> Result<Outcome> {
     let kind = match kind {
-        SchemaKind::Site => config::SchemaKind::Site,
-        SchemaKind::Profile => config::SchemaKind::Profile,
+        SchemaKind::Site => config::DocumentKind::Site,
+        SchemaKind::Profile => config::DocumentKind::Profile,
     };
     println!("{:#}", config::schema(kind));
     Ok(Outcome::Fine)

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::run::stop_on_signals;
 use super::{DemoArgs, Outcome, live, plan, site, summary};
-use crate::config::plan::{Protocol, Site, SinkConfig};
+use crate::config::plan::{Protocol, SinkConfig, Site};
 use crate::config::{LoadOptions, load_text};
 use crate::demo::broker::Broker;
 use crate::demo::plant::Plant;
@@ -28,7 +28,8 @@ pub async fn demo(args: DemoArgs) -> Result<Outcome> {
     };
     let stop = stop_on_signals(args.lasting)?;
     let plant = Plant::start(line_of(&site)).await.context("cannot start the simulated plant")?;
-    let broker = Broker::bind("127.0.0.1:0").await.context("cannot start the embedded broker")?;
+    let broker =
+        Broker::bind(([127, 0, 0, 1], 0).into()).await.context("cannot start the embedded broker")?;
     let address = broker.local_addr();
     redirect(&mut site, &plant, address);
     let gateway = match Gateway::new(site) {

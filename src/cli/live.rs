@@ -34,7 +34,8 @@ impl Devices {
     pub fn of(gateway: &Gateway) -> Self {
         let devices = gateway.connections().iter().flat_map(|connection| connection.plan.devices());
         let facts = devices.map(|(device, _)| {
-            let units = device.map.points.iter().filter_map(|p| Some((p.name.clone(), p.unit.clone()?))).collect();
+            let units =
+                device.map.points.iter().filter_map(|p| Some((p.name.clone(), p.unit.clone()?))).collect();
             (device.name.to_string(), Facts { budget: device.budget.within, units })
         });
         Self(facts.collect())
@@ -112,8 +113,17 @@ fn take(heard: &mut BTreeMap<String, Heard>, payload: &[u8]) {
 }
 
 fn draw(heard: &BTreeMap<String, Heard>, devices: &Devices, metrics: &Metrics, started: Instant) -> String {
-    let mut table =
-        Table::new(&["device", "point", ">value", "unit", "quality", ">age", ">latency p99", ">budget", "violations"]);
+    let mut table = Table::new(&[
+        "device",
+        "point",
+        ">value",
+        "unit",
+        "quality",
+        ">age",
+        ">latency p99",
+        ">budget",
+        "violations",
+    ]);
     for metric in &metrics.devices {
         let Some(facts) = devices.0.get(&*metric.name) else { continue };
         let empty = Heard::default();

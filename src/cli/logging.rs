@@ -34,6 +34,8 @@ pub fn start(format: LogFormat, level: LevelFilter) {
     let _ = match (text, journal && !terminal) {
         (true, true) => registry.with(lines.without_time()).try_init(),
         (true, false) => registry.with(lines).try_init(),
-        (false, _) => registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init(),
+        (false, _) => {
+            registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
+        }
     };
 }

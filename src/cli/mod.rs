@@ -25,7 +25,11 @@ mod table;
 /// Reads PLCs, meters and drives over Modbus, turns registers into named, scaled values by YAML, and publishes
 /// JSON over MQTT within a latency budget that is declared per device and enforced.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = "Exit codes: 0 fine, 1 failed, 2 the configuration is wrong.")]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 fine, 1 failed, 2 the configuration is wrong."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -175,8 +179,10 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
 /// Blocking calls (opening a serial port, resolving a name) go to a small pool.
 fn block_on(work: impl Future<Output = anyhow::Result<Outcome>>) -> anyhow::Result<Outcome> {
     const BLOCKING_THREADS: usize = 8;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()?;
     let outcome = runtime.block_on(work);
     // A serial port that hangs on open must not hold up the exit.
     runtime.shutdown_background();

@@ -54,7 +54,9 @@ pub fn report_misfits(gateway: &Gateway) -> bool {
         if !fit.fits {
             fits = false;
             eprintln!("error: bus {name} would be {load} busy: its devices can't keep their intervals");
-            eprintln!("   = help: read less often ('every'), choose points ('only'), or raise the baud rate; the most of it is spent on:");
+            eprintln!(
+                "   = help: read less often ('every'), choose points ('only'), or raise the baud rate; the most of it is spent on:"
+            );
             for (read, share) in heaviest(&fit) {
                 eprintln!("     {:>5}  {}", percent(share), named(&connection.plan, &read));
             }
@@ -96,7 +98,11 @@ fn points(device: &Device, read: &Read) -> String {
 }
 
 fn published<'a>(device: &'a Device, read: &'a Read) -> impl Iterator<Item = &'a str> {
-    read.points.iter().map(|ix| &device.map.points[ix.0 as usize]).filter(|point| point.published).map(|point| &*point.name)
+    read.points
+        .iter()
+        .map(|ix| &device.map.points[ix.0 as usize])
+        .filter(|point| point.published)
+        .map(|point| &*point.name)
 }
 
 fn as_text(connection: &Connection) -> String {
@@ -120,7 +126,11 @@ fn as_text(connection: &Connection) -> String {
     }
     let (load, dead) = (percent(fit.load), percent(fit.load_with_a_dead_unit));
     let name = &connection.metrics.name;
-    format!("{name}: {}, {load} busy, {dead} with its slowest unit dead\n{}\n", modbus.config.link, table.render())
+    format!(
+        "{name}: {}, {load} busy, {dead} with its slowest unit dead\n{}\n",
+        modbus.config.link,
+        table.render()
+    )
 }
 
 fn as_json(connection: &Connection) -> serde_json::Value {

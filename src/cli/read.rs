@@ -117,7 +117,13 @@ impl Printer {
                 Err(cause) => ("-".to_string(), cause.to_string()),
             };
             let unit = point.unit.as_deref().unwrap_or("");
-            self.rows.push([device.name.to_string(), point.name.to_string(), value, unit.to_string(), quality]);
+            self.rows.push([
+                device.name.to_string(),
+                point.name.to_string(),
+                value,
+                unit.to_string(),
+                quality,
+            ]);
         }
     }
 

@@ -9,7 +9,17 @@ use crate::metrics::{DeviceMetrics, Metrics};
 /// The account of all devices as a table, with a line per route.
 pub fn render(metrics: &Metrics, elapsed: Duration) -> String {
     let mut table = Table::new(&[
-        "device", ">sampled", ">delivered", ">replayed", ">gaps", ">missed", ">timeouts", ">p50", ">p99", ">max", "violations",
+        "device",
+        ">sampled",
+        ">delivered",
+        ">replayed",
+        ">gaps",
+        ">missed",
+        ">timeouts",
+        ">p50",
+        ">p99",
+        ">max",
+        "violations",
     ]);
     for device in &metrics.devices {
         let time = |q| device.total.quantile(q).map_or("-".into(), short);
@@ -30,8 +40,13 @@ pub fn render(metrics: &Metrics, elapsed: Duration) -> String {
     }
     let mut out = format!("\nran for {}\n{}", short(elapsed), table.render());
     for route in &metrics.routes {
-        let (waiting, redelivered) = (route.queued.get() + route.in_flight.get() + route.backlog.get(), route.redelivered.get());
-        out.push_str(&format!("route {}: {waiting} undelivered, {redelivered} redelivered, {} connects\n", route.name, route.connects.get()));
+        let (waiting, redelivered) =
+            (route.queued.get() + route.in_flight.get() + route.backlog.get(), route.redelivered.get());
+        out.push_str(&format!(
+            "route {}: {waiting} undelivered, {redelivered} redelivered, {} connects\n",
+            route.name,
+            route.connects.get()
+        ));
     }
     out
 }

@@ -24,7 +24,12 @@ impl Table {
     /// The text, one line a row, without trailing blanks.
     pub fn render(&self) -> String {
         let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
         };
         let widths: Vec<_> = (0..self.right.len()).map(width).collect();
         let mut out = String::new();

@@ -18,6 +18,7 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// The counts now.
     pub fn of(metrics: &DeviceMetrics) -> Self {
         Self {
             violations: metrics.violations_total(),
@@ -26,6 +27,7 @@ impl Counts {
         }
     }
 
+    /// Has anything happened since it was told?
     pub fn worth_telling(&self, told: &Self) -> bool {
         self != told
     }

@@ -76,20 +76,26 @@ impl Gateway {
         let mut metrics = Metrics::default();
         let (mut connections, mut errors) = (Vec::new(), Vec::new());
         for config::Connection { name, protocol, devices } in site.connections {
-            let counted: Vec<_> = devices.iter().map(|device| Arc::new(DeviceMetrics::new(device.name.clone()))).collect();
+            let counted: Vec<_> =
+                devices.iter().map(|device| Arc::new(DeviceMetrics::new(device.name.clone()))).collect();
             metrics.devices.extend(counted.iter().cloned());
             let counts = Arc::new(ConnectionMetrics { name: name.into(), ..ConnectionMetrics::default() });
             metrics.connections.push(counts.clone());
             let Protocol::Modbus(modbus) = protocol;
             match ModbusPlan::compile(modbus, devices) {
-                Ok(plan) => connections.push(Connection { plan: Plan::Modbus(plan), metrics: counts, devices: counted }),
+                Ok(plan) => connections.push(Connection {
+                    plan: Plan::Modbus(plan),
+                    metrics: counts,
+                    devices: counted,
+                }),
                 Err(found) => errors.extend(found.iter().map(ToString::to_string)),
             }
         }
         if !errors.is_empty() {
             return Err(errors);
         }
-        let counted = |route: &Route| RouteMetrics { name: route.name.as_str().into(), ..RouteMetrics::default() };
+        let counted =
+            |route: &Route| RouteMetrics { name: route.name.as_str().into(), ..RouteMetrics::default() };
         metrics.routes = site.routes.iter().map(|route| Arc::new(counted(route))).collect();
         // Until there is a store to count starts in: the time of the start grows with every start.
         let epoch = u64::try_from(Stamp::now().unix_seconds()).unwrap_or(0);
@@ -136,7 +142,9 @@ impl Gateway {
         stop_forwarders.cancel();
         while let Some(ended) = forwarders.join_next().await {
             match ended {
-                Ok(left) if !left.is_settled() => tracing::warn!(?left, "a route ended with messages undelivered"),
+                Ok(left) if !left.is_settled() => {
+                    tracing::warn!(?left, "a route ended with messages undelivered")
+                }
                 _ => {}
             }
         }
@@ -193,7 +201,9 @@ impl Gateway {
         if route == 0 {
             return HashMap::new();
         }
-        let own = |device: &Arc<DeviceMetrics>| (device.name.clone(), Arc::new(DeviceMetrics::new(device.name.clone())));
+        let own = |device: &Arc<DeviceMetrics>| {
+            (device.name.clone(), Arc::new(DeviceMetrics::new(device.name.clone())))
+        };
         self.metrics.devices.iter().map(own).collect()
     }
 }
