@@ -1,5 +1,8 @@
 //! The mapping layer: from raw readings to named, scaled values. Pure.
 
 pub mod batch;
+pub mod compile;
 pub mod compiled;
 pub mod device;
+pub mod profile;
+pub mod written;
