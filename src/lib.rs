@@ -19,6 +19,7 @@ pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod document;
 pub mod drivers;
 pub mod mapping;
 pub mod metrics;
