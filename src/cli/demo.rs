@@ -2,7 +2,6 @@
 //! what arrives.
 
 use std::io::IsTerminal as _;
-use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use tokio::time::Instant;
@@ -21,7 +20,7 @@ const SITE: &str = include_str!("../../examples/demo/gateway.yaml");
 const SITE_NAME: &str = "examples/demo/gateway.yaml";
 
 pub async fn demo(args: DemoArgs) -> Result<Outcome> {
-    let loaded = load_text(Path::new(SITE_NAME), SITE, &LoadOptions::default());
+    let loaded = load_text(SITE_NAME, SITE, &LoadOptions::default());
     let Some(mut site) = loaded.site else {
         site::print(&loaded.diagnostics);
         return Ok(Outcome::WrongConfiguration);

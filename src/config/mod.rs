@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::document::{read::Read as _, read::Reader, schema, source, yaml};
 use crate::mapping::compiled::DeviceMap;
 use crate::mapping::profile::Profile;
-use crate::model::diagnostic::{Diagnostic, Diagnostics};
+use crate::model::diagnostic::{Diagnostic, Diagnostics, SourceFile};
 
 /// Where profiles are looked for beside the site file's own `mappings/`.
 #[derive(Clone, Debug, Default)]
@@ -58,16 +58,24 @@ pub enum DocumentKind {
 /// Reads a site file and all profiles that it uses.
 pub fn load(path: &Path, options: &LoadOptions) -> Loaded {
     let mut found = Diagnostics::default();
-    let site = read_site(path, options, &mut found).filter(|_| !found.has_errors());
+    let file = source::read(path, &mut found);
+    let site = file.and_then(|file| read_site(&file, options, &mut found)).filter(|_| !found.has_errors());
     Loaded { site, diagnostics: found.sorted() }
 }
 
-fn read_site(path: &Path, options: &LoadOptions, found: &mut Diagnostics) -> Option<plan::Site> {
-    let file = source::read(path, found)?;
-    let node = yaml::parse(&file, found)?;
-    let written = written::Site::read(&node, &mut Reader { file: &file, found })?;
+/// The same for a site file whose text is at hand; `name` is how diagnostics call it.
+pub fn load_text(name: &str, text: &str, options: &LoadOptions) -> Loaded {
+    let mut found = Diagnostics::default();
+    let file = Arc::new(SourceFile { path: name.into(), text: text.into() });
+    let site = read_site(&file, options, &mut found).filter(|_| !found.has_errors());
+    Loaded { site, diagnostics: found.sorted() }
+}
+
+fn read_site(file: &Arc<SourceFile>, options: &LoadOptions, found: &mut Diagnostics) -> Option<plan::Site> {
+    let node = yaml::parse(file, found)?;
+    let written = written::Site::read(&node, &mut Reader { file, found })?;
     drop(node);
-    let folder = path.parent().unwrap_or(Path::new(""));
+    let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
     let mut library = library::Library::new(folder, &options.mapping_dirs);
     site::compile(&written, &mut library, found)
 }

@@ -1,3 +1,4 @@
 //! What `taktbus demo` runs beside the gateway.
 
+pub mod broker;
 pub mod plant;

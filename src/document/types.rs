@@ -308,7 +308,8 @@ impl<const MIN: u64, const MAX: u64> Read for Duration<MIN, MAX> {
 }
 
 /// `1.5s`; `None` for what is no duration, or is finer than a microsecond.
-fn parse_duration(text: &str) -> Option<StdDuration> {
+/// `500ms`, `1.5s`, `2h`; `None` for anything else.
+pub fn parse_duration(text: &str) -> Option<StdDuration> {
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic())?;
     let (number, unit) = text.split_at(unit_at);
     if !number.starts_with(|c: char| c.is_ascii_digit()) || !number.ends_with(|c: char| c.is_ascii_digit()) {

@@ -204,7 +204,3 @@ impl<D: Driver> Session<D> {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "session_tests.rs"]
-mod tests;

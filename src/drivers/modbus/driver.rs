@@ -1,4 +1,4 @@
-//! A Modbus connection: its plan, and the driver that runs it.
+//! The driver of a Modbus connection: what is due goes through [`super::fetch`], and what it tells is accounted.
 //!
 //! - A device that fails yields bad batches; only a lost link is an `Err`.
 //! - A link that drops after it has answered is opened once more and the read repeated before it counts as lost: many
@@ -8,24 +8,24 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::compile::{ModbusPlan, PlannedDevice};
 use super::config::{Link, ModbusConfig};
-use super::exchange::{Patience, Reply, Wire};
-use super::framing::{Framing, Request};
-use super::plan::{Block, Cut, Exchange, Pick, PlanError, plan};
+use super::exchange::Wire;
+use super::fetch::{Fetch, Fetched, readings};
+use super::framing::Framing;
+use super::plan::Exchange;
+use super::timing;
 use super::transport::{Open, Opener};
-use super::{decode, timing};
-use crate::drivers::fit::{Demand, Fit, fit};
 use crate::drivers::schedule::{Entry, Health, Next, Outcome, Schedule};
 use crate::drivers::{Driver, LinkLost};
 use crate::mapping::batch::{Batch, DeviceState};
-use crate::mapping::device::{Device, DevicePlan, Read};
+use crate::mapping::device::DevicePlan;
 use crate::metrics::{ConnectionMetrics, DeviceMetrics};
 use crate::model::time::Stamp;
-use crate::model::value::{Cause, Raw};
+use crate::model::value::Cause;
 
 /// On a network, so many timeouts in a row without a byte from anybody make a link suspect.
 const SILENT_TIMEOUTS: u32 = 3;
@@ -36,111 +36,6 @@ const FALLEN_UNITS: usize = 3;
 /// Gateway path unavailable, gateway target failed to respond (Modbus Application Protocol V1.1b3, section 7): the
 /// gateway lives, the device behind it doesn't.
 const GATEWAY_EXCEPTIONS: [u8; 2] = [0x0A, 0x0B];
-
-/// A torn read is tried so often in all.
-const TRIES_WHEN_TORN: u32 = 2;
-
-/// All exchanges of one connection, planned. Pure data: two equal plans run alike.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ModbusPlan {
-    /// The connection.
-    pub config: ModbusConfig,
-    /// In the order that they were given.
-    pub devices: Vec<PlannedDevice>,
-}
-
-/// One device of a [`ModbusPlan`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct PlannedDevice {
-    /// The device.
-    pub device: Device,
-    /// Its reads.
-    pub reads: Vec<Read>,
-    /// What is exchanged for each read, in the order of `reads`.
-    pub exchanges: Vec<Exchange>,
-}
-
-/// A device that can't be planned.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("device '{device}': {error}")]
-pub struct CompileError {
-    /// The device.
-    pub device: Arc<str>,
-    /// What is wrong.
-    pub error: DeviceError,
-}
-
-/// Why a device can't be planned.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DeviceError {
-    /// One of its points can't be read.
-    #[error(transparent)]
-    Point(#[from] PlanError),
-    /// On a serial line, 0 is the broadcast that nobody answers, and 248 to 255 are reserved (MODBUS over serial line
-    /// V1.02, 2.2).
-    #[error("unit id {0} is not one of 1 to 247, which a serial line has")]
-    Unit(u8),
-}
-
-impl ModbusPlan {
-    /// Plans the reads of all devices; every device that can't be planned is reported.
-    pub fn compile(config: ModbusConfig, devices: Vec<Device>) -> Result<Self, Vec<CompileError>> {
-        let mut errors = Vec::new();
-        let mut planned = Vec::with_capacity(devices.len());
-        for device in devices {
-            let name = device.name.clone();
-            match plan_device(&config, device) {
-                Ok(device) => planned.push(device),
-                Err(error) => errors.push(CompileError { device: name, error }),
-            }
-        }
-        if errors.is_empty() { Ok(Self { config, devices: planned }) } else { Err(errors) }
-    }
-
-    /// What a read asks for: `unit 1 FC4 input 0–9 (10)`, one part per request.
-    pub fn describe(&self, device: usize, read: usize) -> String {
-        let planned = &self.devices[device];
-        let exchange = &planned.exchanges[read];
-        let request = |block: &Block| {
-            let Block { table, address, count } = *block;
-            let last = u32::from(address) + u32::from(count) - 1;
-            format!("FC{} {} {address}–{last} ({count})", table.read_function(), table.key())
-        };
-        let requests: Vec<_> = exchange.blocks.iter().map(request).collect();
-        let again = if exchange.repeat_first { ", first again" } else { "" };
-        format!("unit {} {}{again}", planned.device.unit, requests.join(", "))
-    }
-
-    /// Will it fit on the bus? See [`timing::exchange_time`] for what each exchange is taken to cost.
-    pub fn fit(&self) -> Fit {
-        let config = &self.config;
-        let mut demands = Vec::new();
-        for (device, planned) in self.devices.iter().enumerate() {
-            let limits = &planned.device.limits;
-            for (read, exchange) in planned.exchanges.iter().enumerate() {
-                demands.push(Demand {
-                    device,
-                    read,
-                    unit: planned.device.unit,
-                    every: planned.reads[read].every,
-                    takes: timing::exchange_time(config, limits, exchange),
-                    fails: timing::failure_time(config, limits, exchange, planned.device.budget.within),
-                    budget: planned.device.budget.within,
-                });
-            }
-        }
-        fit(&demands)
-    }
-}
-
-fn plan_device(config: &ModbusConfig, device: Device) -> Result<PlannedDevice, DeviceError> {
-    let is_network = matches!(config.link, Link::Tcp { .. });
-    if !is_network && !(1..=247).contains(&device.unit) {
-        return Err(DeviceError::Unit(device.unit));
-    }
-    let (reads, exchanges) = plan(&device)?.into_iter().unzip();
-    Ok(PlannedDevice { device, reads, exchanges })
-}
 
 /// The driver of one Modbus connection.
 pub struct ModbusDriver<O: Open = Opener> {
@@ -408,137 +303,6 @@ impl<O: Open> Driver for ModbusDriver<O> {
 
     fn disconnect(&mut self) {
         self.wire = None;
-    }
-}
-
-/// A read that is over.
-struct Fetched {
-    result: Result<(), Cause>,
-    /// When the bus was taken for it.
-    began: Instant,
-    /// When the request left whose answer is the oldest in the data.
-    started: Instant,
-    received: Instant,
-    /// The block that was read twice differed.
-    torn: bool,
-}
-
-impl Fetched {
-    /// Did anybody answer, if only to refuse?
-    fn is_answer(&self) -> bool {
-        matches!(self.result, Ok(()) | Err(Cause::Exception(_)))
-    }
-}
-
-/// One read in progress.
-struct Fetch<'a, S> {
-    wire: &'a mut Wire<S>,
-    config: &'a ModbusConfig,
-    plan: &'a DevicePlan,
-    exchange: &'a Exchange,
-    data: &'a mut Vec<u8>,
-    /// Between the requests of this read.
-    rest: Duration,
-    rest_until: Option<Instant>,
-}
-
-impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Fetch<'_, S> {
-    /// All blocks; a torn read is repeated at once, a second time it stays torn.
-    async fn run(&mut self) -> Result<Fetched, LinkLost> {
-        let mut fetched = self.blocks().await?;
-        let began = fetched.began;
-        for _ in 1..TRIES_WHEN_TORN {
-            if !fetched.torn {
-                break;
-            }
-            fetched = self.blocks().await?;
-        }
-        Ok(Fetched { began, ..fetched })
-    }
-
-    async fn blocks(&mut self) -> Result<Fetched, LinkLost> {
-        self.data.clear();
-        let mut times: Option<(Instant, Instant)> = None;
-        let again = self.exchange.repeat_first.then(|| self.exchange.blocks.first()).flatten();
-        for block in self.exchange.blocks.iter().chain(again) {
-            if let Some(until) = self.rest_until.take() {
-                sleep_until(until).await;
-            }
-            let patience = self.patience(*block, times.map(|(started, _)| started));
-            if patience.timeout.is_zero() {
-                // The budget is spent: an answer could only be late.
-                let now = Instant::now();
-                let (began, _) = times.unwrap_or((now, now));
-                return Ok(Fetched {
-                    result: Err(Cause::Timeout),
-                    began,
-                    started: began,
-                    received: now,
-                    torn: false,
-                });
-            }
-            let request = Request { unit: self.plan.device.unit, block: *block };
-            let done = self.wire.exchange(request, patience, self.data).await?;
-            let (started, received) = (times.map_or(done.started, |(started, _)| started), done.received);
-            times = Some((started, received));
-            let result = match done.reply {
-                Reply::Data => Ok(()),
-                Reply::Exception(code) => Err(Cause::Exception(code)),
-                Reply::Timeout => Err(Cause::Timeout),
-                Reply::Garbled => Err(Cause::Garbled),
-            };
-            if result.is_err() {
-                return Ok(Fetched { result, began: started, started, received, torn: false });
-            }
-            self.rest_until = (!self.rest.is_zero()).then(|| received + self.rest);
-        }
-        let now = Instant::now();
-        let (started, received) = times.unwrap_or((now, now));
-        Ok(Fetched { result: Ok(()), began: started, started, received, torn: self.is_torn() })
-    }
-
-    /// The response timeout, or what the budget leaves of it.
-    fn patience(&self, block: Block, started: Option<Instant>) -> Patience {
-        let device = &self.plan.device;
-        let response_timeout = timing::response_timeout(self.config, &device.limits, block);
-        let spent = started.map_or(Duration::ZERO, |started| started.elapsed());
-        Patience {
-            timeout: response_timeout.min(device.budget.within.saturating_sub(spent)),
-            response_timeout,
-        }
-    }
-
-    /// Did words that are used change between the two answers of the first block?
-    fn is_torn(&self) -> bool {
-        self.exchange.repeat_first
-            && self.exchange.cuts.iter().any(|cut| is_torn(cut, self.exchange, self.data))
-    }
-}
-
-/// Decodes all readings of an answered read; those of a torn block have no value.
-fn readings(exchange: &Exchange, data: &[u8], torn: bool) -> Vec<Result<Raw, Cause>> {
-    let reading = |cut: &Cut| match torn && is_torn(cut, exchange, data) {
-        true => Err(Cause::Torn),
-        false => decode::cut(cut, data),
-    };
-    exchange.cuts.iter().map(reading).collect()
-}
-
-/// Do this reading's bytes in the first block differ from those of its repetition at the end?
-fn is_torn(cut: &Cut, exchange: &Exchange, data: &[u8]) -> bool {
-    let Some(length) = exchange.blocks.first().map(|block| block.bytes()) else { return false };
-    let Some(repeated) = data.len().checked_sub(length) else { return false };
-    let differs = |at: usize, bytes: usize| {
-        at + bytes <= length && data.get(at..at + bytes) != data.get(repeated + at..repeated + at + bytes)
-    };
-    match &cut.pick {
-        Pick::Words { at, count } => differs(*at as usize, usize::from(*count) * 2),
-        Pick::Scattered(places) => places.iter().any(|at| differs(*at as usize, 2)),
-        Pick::Bit(at) => {
-            let (byte, bit) = (*at as usize / 8, at % 8);
-            let is = |byte: usize| data.get(byte).map(|byte| byte >> bit & 1);
-            byte < length && is(byte) != is(repeated + byte)
-        }
     }
 }
 
