@@ -40,7 +40,8 @@ pub fn compile(
     let before = found.errors();
     let unit = serial.and_then(|serial| unit_id(name, written, serial, found));
     let entry = written.profile.as_ref().and_then(|profile| library.get(profile, found));
-    let profile_missing = written.profile.is_some() && entry.is_none();
+    // Nothing is said about points that nobody knows.
+    let profile_missing = entry.is_none() && (written.profile.is_some() || written.points.is_none());
     if written.profile.is_none() {
         check_needs_profile(name, written, found);
     }
@@ -50,7 +51,7 @@ pub fn compile(
         (None, Some(patch)) => compile::limits(Limits::default(), &patch.value),
         (None, None) => Limits::default(),
     };
-    let points = merge(written, entry.as_deref(), profile_missing, found);
+    let (points, dropped) = merge(written, entry.as_deref(), profile_missing, found);
     let map = if profile_missing {
         None
     } else {
@@ -61,7 +62,16 @@ pub fn compile(
             && written.limits.is_none();
         match &entry {
             Some(entry) if unchanged => entry.map.clone(),
-            _ => compile_map(name, written, entry.as_deref(), &points, &limits, found),
+            _ => {
+                let selection = Selection {
+                    only: written.only.as_ref().map(|at| at.value.0.as_slice()),
+                    except: written.except.as_ref().map_or(&[], |at| &at.value.0),
+                    rename: written.rename.as_ref().map_or(&[], |at| &at.value.0),
+                    dropped: &dropped,
+                    limits: written.given("limits"),
+                };
+                compile_map(name, entry.as_deref(), &points, &limits, selection, found)
+            }
         }
     };
     let groups = match &map {
@@ -130,21 +140,25 @@ fn check_needs_profile(name: &At<String>, written: &Written, found: &mut Diagnos
     }
 }
 
-/// The profile's points with the device's patches, and then the device's own.
+/// The profile's points with the device's patches, and then the device's own; and the names of those that were dropped.
 fn merge(
     written: &Written,
     entry: Option<&Entry>,
     profile_missing: bool,
     found: &mut Diagnostics,
-) -> Vec<WrittenPoint> {
+) -> (Vec<WrittenPoint>, Vec<At<String>>) {
     let profile = entry.and_then(|entry| entry.written.points.as_ref()).map_or(&[][..], |at| &at.value.0);
     let mut points: Vec<Option<WrittenPoint>> = profile.iter().cloned().map(Some).collect();
     let index: HashMap<&str, usize> =
         profile.iter().enumerate().map(|(at, (name, _))| (name.value.as_str(), at)).collect();
+    let mut dropped = Vec::new();
     for (name, patch) in written.points.iter().flat_map(|at| &at.value.0) {
         let known = index.get(name.value.as_str()).copied();
         match (known, patch.as_ref().map(|nullable| &nullable.0)) {
-            (Some(at), Some(None)) => points[at] = None,
+            (Some(at), Some(None)) => {
+                points[at] = None;
+                dropped.push(name.clone());
+            }
             (Some(at), Some(Some(patch))) => {
                 let base = profile[at].1.clone();
                 points[at] = Some((name.clone(), base.map(|base| base.with_patch(patch.clone()))));
@@ -164,11 +178,17 @@ fn merge(
                 unknown_point(name, &index, "nothing is changed: there is", found);
                 points.push(Some((name.clone(), None)));
             }
+            // The profile's name was wrong, and reported: this may be a change to one of its points.
+            (None, Some(Some(patch)))
+                if written.faulty && profile.is_empty() && LOCATIONS.iter().all(|key| patch.given(key).is_none()) =>
+            {
+                points.push(Some((name.clone(), None)));
+            }
             (None, Some(Some(point))) => points.push(Some((name.clone(), Some(point.clone())))),
             (None, None) => points.push(Some((name.clone(), None))),
         }
     }
-    points.into_iter().flatten().collect()
+    (points.into_iter().flatten().collect(), dropped)
 }
 
 fn unknown_point(name: &At<String>, index: &HashMap<&str, usize>, what: &str, found: &mut Diagnostics) {
@@ -184,17 +204,12 @@ fn unknown_point(name: &At<String>, index: &HashMap<&str, usize>, what: &str, fo
 
 fn compile_map(
     name: &At<String>,
-    written: &Written,
     entry: Option<&Entry>,
     points: &[WrittenPoint],
     limits: &Limits,
+    selection: Selection<'_>,
     found: &mut Diagnostics,
 ) -> Option<Arc<DeviceMap>> {
-    let selection = Selection {
-        only: written.only.as_ref().map(|at| at.value.0.as_slice()),
-        except: written.except.as_ref().map_or(&[], |at| &at.value.0),
-        rename: written.rename.as_ref().map_or(&[], |at| &at.value.0),
-    };
     let own = Defaults::default();
     let defaults = entry.map_or(&own, |entry| &entry.defaults);
     // The profile's own faults come up again with each device that uses it: reported once.

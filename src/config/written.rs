@@ -9,7 +9,7 @@ use crate::document::read::{Read, Reader};
 use crate::document::scalar::{Meaning, meaning, shortened};
 use crate::document::schema::Schemas;
 use crate::document::types::{Duration, Either, Int, Interval, List, Name, Names, Nullable, Rest, Text};
-use crate::document::yaml::Node;
+use crate::document::yaml::{Kind as NodeKind, Node};
 use crate::mapping::profile::{Limits, Point};
 use crate::mapping::written::ProfileName;
 
@@ -173,7 +173,11 @@ pub struct Format {
 
 impl Read for Format {
     fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
-        let Text(text) = Text::read(node, to)?;
+        // Bare 8E1 is a float to YAML (80): the text counts.
+        let NodeKind::Scalar { text, .. } = &node.kind else {
+            to.expected(node, "data bits, parity and stop bits").help("such as 8E1 or 8N1");
+            return None;
+        };
         match text.as_bytes() {
             [b'8', parity @ (b'N' | b'E' | b'O'), stop @ (b'1' | b'2')] => {
                 return Some(Self { data_bits: 8, parity: char::from(*parity), stop_bits: stop - b'0' });
@@ -196,7 +200,8 @@ impl Read for Format {
     }
 
     fn schema(_: &mut Schemas) -> Value {
-        json!({ "enum": ["8E1", "8N1", "8O1", "8N2", "8E2", "8O2"] })
+        // 80 and 800 are what bare 8E1 and 8E2 are to an editor.
+        json!({ "enum": ["8E1", "8N1", "8O1", "8N2", "8E2", "8O2", 80, 800] })
     }
 }
 

@@ -25,7 +25,7 @@ codes! {
     MISSING_KEY = "E012", "A required key is missing.";
     WRONG_TYPE = "E013", "A value of another type is expected.";
     OUT_OF_RANGE = "E014", "A number is outside its range.";
-    LEADING_ZERO = "E015", "A number with leading zeros: decimal or octal?";
+    LEADING_ZERO = "E015", "A number with leading zeros, which some tools take for octal.";
     BARE_WORD = "E016", "A bare boolean, null or number where text is expected.";
     SEXAGESIMAL = "E017", "Digits, a colon and digits: neither a number nor a key.";
     MERGE_KEY = "E018", "The merge key <<, which YAML 1.2 does not have.";

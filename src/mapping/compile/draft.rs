@@ -66,6 +66,7 @@ pub fn draft(
     };
     let (source, kind) = source?;
     let invalid = match (kind, &point.invalid) {
+        (Some(TypeWord::Bool), _) => Vec::new(),
         (Some(kind), Some(words)) => invalid::by_type(kind, &words.span, words, found).unwrap_or_default(),
         (Some(kind), None) => defaults.invalid.get(&kind).cloned().unwrap_or_default(),
         (None, _) => Vec::new(),
@@ -103,24 +104,23 @@ pub fn draft(
 }
 
 impl Draft {
-    /// Can the device be asked for it?
-    pub fn check_limits(&self, limits: &Limits, found: &mut Diagnostics) {
+    /// Can the device be asked for it? `changed` is where the device's own limits are, which are then to blame.
+    pub fn check_limits(&self, name: &str, limits: &Limits, changed: Option<&Span>, found: &mut Diagnostics) {
         let DraftSource::Reading(reading) = &self.source else { return };
         let Some(table) = reading.place.table().filter(|_| self.readable) else { return };
+        let span = changed.unwrap_or(&self.span);
         let code = table.read_function();
         if limits.functions.as_ref().is_some_and(|functions| !functions.contains(&code)) {
-            let message = format!("{} needs function code {code}, which `functions` leaves out", table.key());
-            found.error(codes::FUNCTION_NOT_ALLOWED, &self.span, message);
+            let message =
+                format!("point '{name}' ({}) needs function code {code}, which 'functions' leaves out", table.key());
+            found.error(codes::FUNCTION_NOT_ALLOWED, span, message);
         }
         if let Place::Run { count, .. } = reading.place
             && count > limits.max_count(table)
         {
             let max = limits.max_count(table);
-            found.error(
-                codes::VALUE_TOO_WIDE,
-                &self.span,
-                format!("the value takes {count} registers, and a request may have {max}"),
-            );
+            let message = format!("point '{name}' takes {count} registers, and a request may have {max}");
+            found.error(codes::VALUE_TOO_WIDE, span, message);
         }
     }
 }

@@ -26,6 +26,7 @@ pub fn link(
         points,
         drafts,
         index: points.iter().enumerate().map(|(at, (name, _))| (name.value.as_str(), at)).collect(),
+        dropped: selection.dropped,
         marks: vec![Mark::New; points.len()],
         order: Vec::with_capacity(points.len()),
         found,
@@ -63,6 +64,7 @@ struct Linker<'a> {
     points: &'a [Written],
     drafts: &'a [Option<Draft>],
     index: HashMap<&'a str, usize>,
+    dropped: &'a [At<String>],
     marks: Vec<Mark>,
     /// Dependencies first.
     order: Vec<usize>,
@@ -135,6 +137,12 @@ impl<'a> Linker<'a> {
         }
         self.marks[at] = Mark::Open;
         for name in self.references(at) {
+            if let Some(dropped) = self.dropped.iter().find(|dropped| dropped.value == name.value) {
+                let by = &self.points[at].0.value;
+                let message = format!("'{}' is dropped here, and '{by}' is computed from it", name.value);
+                self.found.error(codes::UNKNOWN_POINT, &dropped.span, message).help(format!("drop '{by}' too"));
+                continue;
+            }
             let Some(needed) = self.resolve(&name.value, &name.span) else { continue };
             if self.marks[needed] == Mark::Open {
                 let message = format!(

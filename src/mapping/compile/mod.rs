@@ -60,6 +60,10 @@ pub struct Selection<'a> {
     pub except: &'a [At<Name>],
     /// The profile's names and those to publish under. `None`: the new name was wrong, and reported.
     pub rename: &'a [(At<String>, Option<Name>)],
+    /// Points of the profile that the device does without.
+    pub dropped: &'a [At<String>],
+    /// Where the device changes the limits.
+    pub limits: Option<&'a Span>,
 }
 
 /// Compiles points. `owner` is the place to blame when there is nothing to read. `None` when there were errors.
@@ -78,12 +82,13 @@ pub fn compile(
             // A faulty point has been reported; guessing at the rest of it would only mislead.
             let point = point.as_ref().filter(|point| !point.faulty)?;
             let draft = draft::draft(name, point, defaults, found)?;
-            draft.check_limits(limits, found);
+            draft.check_limits(&name.value, limits, selection.limits, found);
             Some(draft)
         })
         .collect();
     let map = link::link(points, &drafts, selection, owner, found);
-    map.filter(|_| found.errors() == before)
+    let whole = drafts.iter().all(Option::is_some);
+    map.filter(|_| whole && found.errors() == before)
 }
 
 /// The limits of requests: `patch` replaces single ones of `base`.
