@@ -1,6 +1,8 @@
 //! Our Modbus client against tokio-modbus' servers, which share no code with it: TCP, RTU on a pseudo-terminal, and RTU
 //! over TCP (the pseudo-terminal behind a socket).
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::time::Duration;

@@ -126,7 +126,6 @@ enum Kept {
 
 #[derive(Debug)]
 struct Unit {
-    id: u8,
     slots: Vec<usize>,
     failures: u32,
     sick: bool,
@@ -152,7 +151,7 @@ impl Schedule {
         let mut by_id = [None; 256];
         for entry in entries {
             let unit = *by_id[usize::from(entry.unit)].get_or_insert_with(|| {
-                schedule.units.push(Unit::new(entry.unit));
+                schedule.units.push(Unit::new());
                 schedule.units.len() - 1
             });
             let slot = schedule.slots.len();
@@ -186,22 +185,11 @@ impl Schedule {
             let slot = &mut self.slots[ix];
             let part = part_of(self.seed, slot.unit);
             let soon = start + share(FIRST_WITHIN, part);
+            // Phases are spread over the whole interval. Where that makes the first tick late, one read goes before it.
+            slot.tick = interval_of(slot.entry.every).map_or(soon, |interval| start + share(interval, part));
+            slot.due = if slot.tick <= start + FIRST_WITHIN { slot.tick } else { soon };
             slot.kept = Kept::Nowhere;
             slot.finished = false;
-            slot.tick = soon;
-            if let Some(interval) = interval_of(slot.entry.every) {
-                // Up to a second the first tick is soon enough. Longer intervals are spread over all of their length,
-                // with one read beforehand.
-                slot.tick = start + share(interval, part);
-                let first = start + share(interval.min(FIRST_WITHIN), part);
-                if interval <= FIRST_WITHIN || slot.tick <= start + FIRST_WITHIN {
-                    slot.due = slot.tick;
-                } else {
-                    slot.due = first;
-                }
-            } else {
-                slot.due = soon;
-            }
             self.wait(ix, self.slots[ix].due);
         }
     }
@@ -268,15 +256,8 @@ impl Schedule {
         }
     }
 
-    /// No request to this unit before `until`: it rests, or its late answer may still come.
-    pub fn hold(&mut self, unit: u8, until: Instant) {
-        if let Some(unit) = self.units.iter_mut().find(|candidate| candidate.id == unit) {
-            unit.held_until = Some(until);
-        }
-    }
-
-    /// The same for the unit of an entry, without a search.
-    pub fn hold_unit_of(&mut self, entry: usize, until: Instant) {
+    /// No request to this entry's unit before `until`: it rests, or its late answer may still come.
+    pub fn hold(&mut self, entry: usize, until: Instant) {
         self.units[self.slots[entry].unit].held_until = Some(until);
     }
 
@@ -301,19 +282,17 @@ impl Schedule {
         }
     }
 
-    /// All reads of a unit that has come back are due at once, and stay in phase.
-    fn resume(&mut self, unit: usize, except: usize, now: Instant) {
+    /// The reads that a unit's sickness kept back are due at once, and stay in phase.
+    fn resume(&mut self, unit: usize, probe: usize, now: Instant) {
         for i in 0..self.units[unit].slots.len() {
             let ix = self.units[unit].slots[i];
             let slot = &mut self.slots[ix];
             if let Some(interval) = interval_of(slot.entry.every) {
                 advance(&mut slot.tick, interval, now);
             }
-            slot.due = if ix == except { slot.tick } else { now };
-            if interval_of(slot.entry.every).is_none() {
-                slot.due = if ix == except { slot.due.max(now + ONCE_RETRY) } else { now };
-            }
-            if ix != except {
+            // The probe that was answered has had its turn.
+            if ix != probe {
+                slot.due = now;
                 self.enqueue(ix);
             }
         }
@@ -359,9 +338,8 @@ impl Schedule {
 }
 
 impl Unit {
-    fn new(id: u8) -> Self {
+    fn new() -> Self {
         Self {
-            id,
             slots: Vec::new(),
             failures: 0,
             sick: false,

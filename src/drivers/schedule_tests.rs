@@ -151,7 +151,7 @@ fn refusals_are_answers() {
 fn a_held_unit_waits_while_the_others_go_on() {
     let start = Instant::now();
     let mut schedule = Schedule::new([entry(1, 100, 10), entry(2, 100, 100)], 0, start);
-    schedule.hold(1, start + ms(450));
+    schedule.hold(0, start + ms(450));
     let runs = simulate(&mut schedule, start, ms(600), |_, _| answered(1));
     assert!(runs.iter().filter(|run| run.1 == 0).all(|run| run.0 >= ms(450)));
     assert_eq!(runs.iter().filter(|run| run.1 == 1).count(), 6);

@@ -193,7 +193,7 @@ impl<O: Open> ModbusDriver<O> {
         let rested = (!rest.is_zero()).then(|| fetched.received + rest);
         let free = self.wire.as_ref().and_then(|wire| wire.free_at(unit));
         if let Some(until) = rested.max(free) {
-            self.schedule.hold_unit_of(due.entry, until);
+            self.schedule.hold(due.entry, until);
         }
         match (outcome, fetched.result) {
             (Outcome::Failed { .. }, Err(cause)) if health == Some(Health::Sick) => {
@@ -216,24 +216,30 @@ impl<O: Open> ModbusDriver<O> {
 
     /// A network link that stays silent towards everybody is half open: only a new connection heals it. One dead unit
     /// among others behind a gateway is no such case, and on a serial port there is nothing to reconnect to.
-    fn is_half_open(&self) -> bool {
-        let silent = self.wire.as_ref().map_or(0, Wire::silent_timeouts);
-        let network = !matches!(self.config.link, Link::Serial { .. });
-        network
-            && silent >= SILENT_TIMEOUTS
+    fn is_half_open(&self, fetched: &Fetched) -> bool {
+        let (timeouts, Some(since)) = self.silence() else { return false };
+        // A tight budget makes for short timeouts: three of them may pass while a device thinks.
+        let silent_for = fetched.received.saturating_duration_since(since);
+        !matches!(self.config.link, Link::Serial { .. })
+            && timeouts >= SILENT_TIMEOUTS
+            && silent_for >= fetched.response_timeout * SILENT_TIMEOUTS
             && (self.schedule.nobody_answers() || self.fallen.len() >= FALLEN_UNITS)
     }
 
     /// Remembers which units fell silent in the present silence.
     fn note_silence(&mut self, unit: u8) {
-        let silent = self.wire.as_ref().map_or(0, Wire::silent_timeouts);
-        if silent <= 1 {
+        let (timeouts, _) = self.silence();
+        if timeouts <= 1 {
             self.fallen.clear();
         }
-        let fell = silent > 0 && self.online[usize::from(unit)] == Some(true);
+        let fell = timeouts > 0 && self.online[usize::from(unit)] == Some(true);
         if fell && self.fallen.len() < FALLEN_UNITS && !self.fallen.contains(&unit) {
             self.fallen.push(unit);
         }
+    }
+
+    fn silence(&self) -> (u32, Option<Instant>) {
+        self.wire.as_ref().map_or((0, None), Wire::silence)
     }
 }
 
@@ -253,7 +259,8 @@ impl<O: Open> Driver for ModbusDriver<O> {
 
     async fn connect(&mut self) -> Result<(), LinkLost> {
         self.open().await?;
-        self.online.fill(None);
+        // Who was away is away until it answers: its failures tell nothing new.
+        self.online.iter_mut().filter(|online| **online == Some(true)).for_each(|online| *online = None);
         self.changes.clear();
         self.fallen.clear();
         self.rest_until = None;
@@ -278,7 +285,7 @@ impl<O: Open> Driver for ModbusDriver<O> {
         let fetched = self.fetch(device, read).await?;
         self.note_silence(unit);
         self.account(due, device, &fetched);
-        if self.is_half_open() {
+        if self.is_half_open(&fetched) {
             return Err(LinkLost("nobody answers".into()));
         }
         // A probe that failed tells nothing that is not known.

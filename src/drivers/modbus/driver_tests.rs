@@ -341,6 +341,20 @@ async fn a_stop_finishes_the_exchange_and_ends_soon() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tight_budget_takes_no_thinking_device_for_a_dead_link() {
+    let plant = Plant::default();
+    let mut hasty = device(1, ms(100));
+    hasty.budget.within = ms(20);
+    let mut running = start(&plant, tcp(), vec![hasty]);
+    running.after(ms(1000)).await;
+    plant.set(|state| state.all_silent = true);
+    running.after(ms(1500)).await;
+    plant.set(|state| state.all_silent = false);
+    running.after(ms(5000)).await;
+    assert_eq!(running.connection.connects.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_request_outlives_its_budget() {
     let plant = Plant::default();
     plant.set(|state| state.dead = vec![1]);

@@ -76,6 +76,7 @@ pub struct Wire<S> {
     suspects: Vec<(Request, Instant)>,
     strays: u64,
     silent_timeouts: u32,
+    silent_since: Option<Instant>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -92,6 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             suspects: Vec::new(),
             strays: 0,
             silent_timeouts: 0,
+            silent_since: None,
         }
     }
 
@@ -105,9 +107,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.quiet_until
     }
 
-    /// Timeouts in a row without a single byte from anybody.
-    pub fn silent_timeouts(&self) -> u32 {
-        self.silent_timeouts
+    /// Timeouts in a row without a single byte from anybody, and when the first of these requests left.
+    pub fn silence(&self) -> (u32, Option<Instant>) {
+        (self.silent_timeouts, self.silent_since)
     }
 
     /// Takes the number of stray frames or bursts since the last call.
@@ -173,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                     Ok(read) => {
                         read?;
                         heard = true;
-                        self.silent_timeouts = 0;
+                        self.broke_silence();
                     }
                     Err(_) => {
                         return Ok(if heard && self.framing == Framing::Rtu {
@@ -198,6 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     ) {
         if reply == Reply::Timeout {
             self.silent_timeouts = self.silent_timeouts.saturating_add(1);
+            self.silent_since.get_or_insert(started);
         }
         if self.framing == Framing::Mbap {
             return;
@@ -228,7 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             match timeout_at(until.min(give_up), self.fill()).await {
                 Ok(read) => {
                     read?;
-                    self.silent_timeouts = 0;
+                    self.broke_silence();
                     self.heard_between();
                 }
                 Err(_) => continue,
@@ -296,6 +299,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 Ok(())
             }
         }
+    }
+
+    fn broke_silence(&mut self) {
+        (self.silent_timeouts, self.silent_since) = (0, None);
     }
 
     fn consume(&mut self, used: usize) {

@@ -27,6 +27,8 @@ pub(super) struct Fetched {
     /// When the request left whose answer is the oldest in the data.
     pub(super) started: Instant,
     pub(super) received: Instant,
+    /// The unit's full response timeout.
+    pub(super) response_timeout: Duration,
     /// The block that was read twice differed.
     pub(super) torn: bool,
 }
@@ -66,43 +68,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
 
     async fn blocks(&mut self) -> Result<Fetched, LinkLost> {
         self.data.clear();
-        let mut times: Option<(Instant, Instant)> = None;
+        let mut so_far: Option<Fetched> = None;
         let again = self.exchange.repeat_first.then(|| self.exchange.blocks.first()).flatten();
         for block in self.exchange.blocks.iter().chain(again) {
-            if let Some(until) = self.rest_until.take() {
-                sleep_until(until).await;
+            let next = self.block(*block, so_far.as_ref().map(|fetched| fetched.started)).await?;
+            let failed = next.result.is_err();
+            so_far = Some(next);
+            if failed {
+                break;
             }
-            let patience = self.patience(*block, times.map(|(started, _)| started));
-            if patience.timeout.is_zero() {
-                // The budget is spent: an answer could only be late.
-                let now = Instant::now();
-                let (began, _) = times.unwrap_or((now, now));
-                return Ok(Fetched {
-                    result: Err(Cause::Timeout),
-                    began,
-                    started: began,
-                    received: now,
-                    torn: false,
-                });
-            }
-            let request = Request { unit: self.plan.device.unit, block: *block };
-            let done = self.wire.exchange(request, patience, self.data).await?;
-            let (started, received) = (times.map_or(done.started, |(started, _)| started), done.received);
-            times = Some((started, received));
-            let result = match done.reply {
-                Reply::Data => Ok(()),
-                Reply::Exception(code) => Err(Cause::Exception(code)),
-                Reply::Timeout => Err(Cause::Timeout),
-                Reply::Garbled => Err(Cause::Garbled),
-            };
-            if result.is_err() {
-                return Ok(Fetched { result, began: started, started, received, torn: false });
-            }
-            self.rest_until = (!self.rest.is_zero()).then(|| received + self.rest);
         }
-        let now = Instant::now();
-        let (started, received) = times.unwrap_or((now, now));
-        Ok(Fetched { result: Ok(()), began: started, started, received, torn: self.is_torn() })
+        let fetched = so_far.ok_or_else(|| LinkLost("a read without a request".into()))?;
+        let torn = fetched.result.is_ok() && self.is_torn();
+        Ok(Fetched { torn, ..fetched })
+    }
+
+    /// One block; `first` is when the read's first request left, if this is not it.
+    async fn block(&mut self, block: Block, first: Option<Instant>) -> Result<Fetched, LinkLost> {
+        if let Some(until) = self.rest_until.take() {
+            sleep_until(until).await;
+        }
+        let Patience { timeout, response_timeout } = self.patience(block, first);
+        let fetched = |result, started: Instant, received| {
+            let started = first.unwrap_or(started);
+            Fetched { result, began: started, started, received, response_timeout, torn: false }
+        };
+        if timeout.is_zero() {
+            // The budget is spent: an answer could only be late.
+            let now = Instant::now();
+            return Ok(fetched(Err(Cause::Timeout), now, now));
+        }
+        let request = Request { unit: self.plan.device.unit, block };
+        let done = self.wire.exchange(request, Patience { timeout, response_timeout }, self.data).await?;
+        self.rest_until = (!self.rest.is_zero()).then(|| done.received + self.rest);
+        let result = match done.reply {
+            Reply::Data => Ok(()),
+            Reply::Exception(code) => Err(Cause::Exception(code)),
+            Reply::Timeout => Err(Cause::Timeout),
+            Reply::Garbled => Err(Cause::Garbled),
+        };
+        Ok(fetched(result, done.started, done.received))
     }
 
     /// The response timeout, or what the budget leaves of it.
