@@ -17,6 +17,7 @@
 
 pub mod budget;
 pub mod config;
+pub mod demo;
 pub mod drivers;
 pub mod mapping;
 pub mod metrics;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rumqttc::{
-    AsyncClient, ClientError, ConnectReturnCode, ConnectionError, Event, LastWill, MqttOptions, Outgoing, Packet,
-    PublishOptions, QoS, StateError, TlsConfiguration, Transport,
+    AsyncClient, ClientError, ConnectReturnCode, ConnectionError, Event, LastWill, MqttOptions, Outgoing,
+    Packet, PublishOptions, QoS, StateError, TlsConfiguration, Transport,
 };
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout};
@@ -169,7 +169,9 @@ fn words(error: &ConnectionError) -> String {
         ConnectionError::NetworkTimeout => format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
         ConnectionError::FlushTimeout => format!("nothing could be sent for {} s", CONNECT_TIMEOUT.as_secs()),
         ConnectionError::ConnectionRefused(code) => format!("the broker refuses: {}", refusal(*code)),
-        ConnectionError::MqttState(StateError::ConnectionAborted) => "the broker closed the connection".into(),
+        ConnectionError::MqttState(StateError::ConnectionAborted) => {
+            "the broker closed the connection".into()
+        }
         ConnectionError::MqttState(StateError::AwaitPingResp) => "the broker did not answer a ping".into(),
         ConnectionError::MqttState(StateError::Io(error)) => error.to_string(),
         error => error.to_string(),

@@ -91,7 +91,8 @@ mod tests {
     fn a_file_without_certificates_is_named() {
         let path = std::env::temp_dir().join(format!("taktbus-tls-{}.pem", std::process::id()));
         std::fs::write(&path, "not a certificate\n").unwrap();
-        let error = client_config(&TlsConfig { ca: Some(path.clone()), client: None }).unwrap_err().to_string();
+        let error =
+            client_config(&TlsConfig { ca: Some(path.clone()), client: None }).unwrap_err().to_string();
         std::fs::remove_file(&path).unwrap();
         assert!(error.ends_with("no certificate in it (PEM is expected)"), "{error}");
     }
