@@ -1,4 +1,4 @@
-//! What `taktbus demo` runs beside the gateway.
+//! What a demonstration needs besides the gateway, in this process: nothing to install.
 
 pub mod broker;
 pub mod plant;

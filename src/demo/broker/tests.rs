@@ -173,14 +173,15 @@ async fn a_subscriber_that_does_not_read_is_disconnected() {
     let mut publisher = Peer::connected(address, "p", None).await;
     let mut slow = Peer::connected(address, "slow", None).await;
     slow.subscribe("t", QoS::AtMostOnce).await;
+    // More than its queue and the sockets' buffers hold.
     let payload = "x".repeat(8 << 10);
-    let mut left = 4 * router::SUBSCRIBER_QUEUE;
-    while left > 0 {
-        publisher.publish("t", &payload, QoS::AtLeastOnce, false).await;
-        left -= 1;
-        for _ in 0..left.min(99) {
-            publisher.client.publish("t", payload.as_str(), PublishOptions::at_least_once()).await.unwrap();
-            left -= 1;
+    for _ in 0..2 * router::SUBSCRIBER_QUEUE / 64 {
+        for _ in 0..64 {
+            let options = PublishOptions::at_least_once();
+            publisher.client.publish("t", payload.as_str(), options).await.unwrap();
+        }
+        for _ in 0..64 {
+            publisher.until(|packet| matches!(packet, Packet::PubAck(_))).await;
         }
     }
     let ended = timeout(SOON, async { while slow.events.poll().await.is_ok() {} }).await;

@@ -89,7 +89,7 @@ impl Core {
                 self.spill();
             }
             Kind::Status => {
-                if self.statuses.put(message).is_err() {
+                if !self.statuses.put(message) {
                     self.metrics.refused.inc();
                 }
             }

@@ -17,22 +17,22 @@ pub(super) struct Statuses {
 }
 
 impl Statuses {
-    /// Takes a status in place of the topic's last one; gives it back when there are too many topics.
-    pub fn put(&mut self, message: Message) -> Result<(), Message> {
+    /// Takes a status in place of the topic's last one; says `false` when there are too many topics.
+    pub fn put(&mut self, message: Message) -> bool {
         let topic = Arc::clone(&message.topic);
         if let Some((newest, waits)) = self.newest.get_mut(&topic) {
             *newest = message;
             if !std::mem::replace(waits, true) {
                 self.waiting.push_back(topic);
             }
-            return Ok(());
+            return true;
         }
         if self.newest.len() >= STATUS_TOPICS {
-            return Err(message);
+            return false;
         }
         self.newest.insert(Arc::clone(&topic), (message, true));
         self.waiting.push_back(topic);
-        Ok(())
+        true
     }
 
     /// The link came up: everything is to be sent again.
@@ -81,20 +81,20 @@ mod tests {
     fn only_the_newest_of_a_topic_is_sent() {
         let mut statuses = Statuses::default();
         for (topic, payload) in [("a", "1"), ("b", "1"), ("a", "2")] {
-            statuses.put(status(topic, payload)).unwrap();
+            assert!(statuses.put(status(topic, payload)));
         }
         assert_eq!(sent(&mut statuses), ["a 2", "b 1"]);
-        statuses.put(status("b", "2")).unwrap();
+        assert!(statuses.put(status("b", "2")));
         assert_eq!(sent(&mut statuses), ["b 2"]);
     }
 
     #[test]
     fn all_are_sent_again_when_the_link_comes_up() {
         let mut statuses = Statuses::default();
-        statuses.put(status("b", "1")).unwrap();
-        statuses.put(status("a", "1")).unwrap();
+        assert!(statuses.put(status("b", "1")));
+        assert!(statuses.put(status("a", "1")));
         assert_eq!(sent(&mut statuses), ["b 1", "a 1"]);
-        statuses.put(status("b", "2")).unwrap();
+        assert!(statuses.put(status("b", "2")));
         statuses.restart();
         assert_eq!(sent(&mut statuses), ["a 1", "b 2"]);
     }
