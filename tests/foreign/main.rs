@@ -1,0 +1,36 @@
+//! The program against software that we did not write: pymodbus, libmodbus, mosquitto, socat.
+//!
+//! `tests/run` installs the peers and sets `TAKTBUS_PEERS`, which turns a missing peer into a failure. Without it a test
+//! whose peer is missing says so on stderr and passes; [`what_was_left_out_is_said`] lists them all.
+//! Each test starts its own peers on free loopback ports or ptys and ends them by their process ids.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // also in what the tests share
+
+mod broker;
+mod command_line;
+mod folder;
+mod gateway;
+mod json;
+mod lines;
+mod memory;
+mod outages;
+mod peers;
+mod process;
+mod security;
+mod tap;
+mod values;
+
+use std::time::Duration;
+
+/// How long anything that must happen may take. Generous: the machines that run this are slow and shared.
+const SOON: Duration = Duration::from_secs(30);
+
+#[test]
+fn what_was_left_out_is_said() {
+    let missing = peers::Peer::ALL.into_iter().filter(|peer| peer.path().is_none()).collect::<Vec<_>>();
+    assert!(missing.is_empty() || !peers::required(), "tests/run did not provide {missing:?}");
+    if !missing.is_empty() {
+        peers::say(&format!(
+            "foreign peers not found: {missing:?}; `tests/run` installs them and runs everything"
+        ));
+    }
+}

@@ -1,0 +1,163 @@
+//! Where the foreign programs are, and how the Modbus ones are started and told what to do.
+
+use std::env;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::SOON;
+use crate::folder::Folder;
+use crate::process::Process;
+
+/// A program that we did not write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Pymodbus,
+    Libmodbus,
+    Mosquitto,
+    MosquittoSub,
+    MosquittoPasswd,
+    Socat,
+    Openssl,
+}
+
+impl Peer {
+    pub const ALL: [Self; 7] = [
+        Self::Pymodbus,
+        Self::Libmodbus,
+        Self::Mosquitto,
+        Self::MosquittoSub,
+        Self::MosquittoPasswd,
+        Self::Socat,
+        Self::Openssl,
+    ];
+
+    /// Its executable, where it is installed.
+    pub fn path(self) -> Option<PathBuf> {
+        match self {
+            // The interpreter of the virtual environment is only there once pymodbus was installed into it.
+            Self::Pymodbus => Some(folder().join("venv/bin/python")).filter(|path| path.exists()),
+            Self::Libmodbus => Some(folder().join("libmodbus_server")).filter(|path| path.exists()),
+            Self::Mosquitto => in_path("mosquitto"),
+            Self::MosquittoSub => in_path("mosquitto_sub"),
+            Self::MosquittoPasswd => in_path("mosquitto_passwd"),
+            Self::Socat => in_path("socat"),
+            Self::Openssl => in_path("openssl"),
+        }
+    }
+
+    /// A command that runs it. Call only after [`needs!`] has found it.
+    pub fn command(self) -> Command {
+        Command::new(self.path().unwrap_or_else(|| panic!("{self:?} is not installed")))
+    }
+}
+
+/// Leaves the test (saying so) when one of the peers is missing; fails it when `tests/run` promised them all.
+macro_rules! needs {
+    ($($peer:ident),+) => {
+        $(if $crate::peers::Peer::$peer.path().is_none() {
+            let line = format!("LEFT OUT: {} needs {}", module_path!(), stringify!($peer));
+            assert!(!$crate::peers::required(), "{line}");
+            $crate::peers::say(&line);
+            return;
+        })+
+    };
+}
+pub(crate) use needs;
+
+/// Did `tests/run` promise that every peer is there?
+pub fn required() -> bool {
+    env::var_os("TAKTBUS_PEERS").is_some()
+}
+
+/// To stderr past libtest's capture (which takes only the print macros), so that it is seen in a passing run.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A Modbus server and its control line.
+pub struct Device {
+    process: Process,
+    /// Where it listens: a port, or the path of a serial line.
+    pub place: String,
+}
+
+impl Device {
+    /// pymodbus on a free port; `kind` is `tcp` or `rtu-over-tcp`.
+    pub fn pymodbus(kind: &str) -> Self {
+        Self::started("pymodbus", pymodbus().args([kind, "0"]))
+    }
+
+    /// pymodbus on a serial line, 8E1.
+    pub fn pymodbus_on(line: &Path, baud: u32) -> Self {
+        Self::started("pymodbus", pymodbus().arg("rtu").arg(line).arg(baud.to_string()))
+    }
+
+    /// libmodbus over TCP on a free port. It answers every unit id with the numbers of unit 1.
+    pub fn libmodbus() -> Self {
+        Self::started("libmodbus", Peer::Libmodbus.command().arg("0"))
+    }
+
+    /// Overrides registers or bits.
+    pub fn set(&mut self, unit: u8, table: &str, address: u16, words: &[u16]) {
+        let words = words.iter().map(|word| format!(" {word}")).collect::<String>();
+        self.tell(&format!("set {unit} {table} {address}{words}"));
+    }
+
+    /// Sends a control command (see `tests/peers/`) and waits until it is carried out.
+    pub fn tell(&mut self, command: &str) {
+        self.process.write_line(command);
+        let answer = self.process.line_where(SOON, command, |line| Some(line.to_owned()));
+        assert!(answer == "ok" || answer.starts_with("listening "), "{command}: {answer}");
+    }
+
+    fn started(name: &'static str, command: &mut Command) -> Self {
+        let mut process = Process::start(name, command);
+        let place =
+            process.line_where(SOON, "listening", |line| line.strip_prefix("listening ").map(str::to_owned));
+        Self { process, place }
+    }
+}
+
+/// A pair of ptys joined by socat: what one side writes, the other reads.
+pub struct SerialPair {
+    _socat: Process,
+    /// The gateway's end.
+    pub ours: PathBuf,
+    /// The device's end.
+    pub theirs: PathBuf,
+}
+
+impl SerialPair {
+    pub fn new(folder: &Folder) -> Self {
+        let (ours, theirs) = (folder.path("line-gateway"), folder.path("line-device"));
+        let end = |path: &Path| format!("pty,raw,echo=0,link={}", path.display());
+        let mut socat =
+            Process::start("socat", Peer::Socat.command().args(["-d", "-d", &end(&ours), &end(&theirs)]));
+        socat.line_where(SOON, "ptys", |line| line.contains("starting data transfer loop").then_some(()));
+        Self { _socat: socat, ours, theirs }
+    }
+}
+
+fn pymodbus() -> Command {
+    let mut command = Peer::Pymodbus.command();
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/pymodbus_server.py"));
+    command
+}
+
+/// What `tests/run` filled: given by it, else beside the other build products.
+fn folder() -> PathBuf {
+    match env::var_os("TAKTBUS_PEERS") {
+        Some(folder) => folder.into(),
+        None => Path::new(env!("CARGO_TARGET_TMPDIR")).join("../peers"),
+    }
+}
+
+/// Debian keeps mosquitto in `/usr/sbin`, which is not on every user's path.
+fn in_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
