@@ -180,7 +180,9 @@ fn merge(
             }
             // The profile's name was wrong, and reported: this may be a change to one of its points.
             (None, Some(Some(patch)))
-                if written.faulty && profile.is_empty() && LOCATIONS.iter().all(|key| patch.given(key).is_none()) =>
+                if written.faulty
+                    && profile.is_empty()
+                    && LOCATIONS.iter().all(|key| patch.given(key).is_none()) =>
             {
                 points.push(Some((name.clone(), None)));
             }

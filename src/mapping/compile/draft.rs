@@ -111,8 +111,10 @@ impl Draft {
         let span = changed.unwrap_or(&self.span);
         let code = table.read_function();
         if limits.functions.as_ref().is_some_and(|functions| !functions.contains(&code)) {
-            let message =
-                format!("point '{name}' ({}) needs function code {code}, which 'functions' leaves out", table.key());
+            let message = format!(
+                "point '{name}' ({}) needs function code {code}, which 'functions' leaves out",
+                table.key()
+            );
             found.error(codes::FUNCTION_NOT_ALLOWED, span, message);
         }
         if let Place::Run { count, .. } = reading.place

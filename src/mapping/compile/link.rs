@@ -140,7 +140,9 @@ impl<'a> Linker<'a> {
             if let Some(dropped) = self.dropped.iter().find(|dropped| dropped.value == name.value) {
                 let by = &self.points[at].0.value;
                 let message = format!("'{}' is dropped here, and '{by}' is computed from it", name.value);
-                self.found.error(codes::UNKNOWN_POINT, &dropped.span, message).help(format!("drop '{by}' too"));
+                self.found
+                    .error(codes::UNKNOWN_POINT, &dropped.span, message)
+                    .help(format!("drop '{by}' too"));
                 continue;
             }
             let Some(needed) = self.resolve(&name.value, &name.span) else { continue };

@@ -40,18 +40,18 @@ fn run(table: Table, address: u16, count: u16) -> Place {
 #[test]
 fn orders_are_those_of_the_wire() {
     let order = |text: &str| reading(text).decode.order;
-    for (word, expected) in [
-        ("ABCD", Order::Abcd),
-        ("CDAB", Order::Cdab),
-        ("BADC", Order::Badc),
-        ("DCBA", Order::Dcba),
-    ] {
+    for (word, expected) in
+        [("ABCD", Order::Abcd), ("CDAB", Order::Cdab), ("BADC", Order::Badc), ("DCBA", Order::Dcba)]
+    {
         assert_eq!(order(&format!("{{input: 0, type: float32, order: {word}}}")), expected);
         assert_eq!(order(&format!("{{input: 0, type: int64, order: {word}}}")), expected);
     }
-    for (word, expected) in
-        [("ABCDEFGH", Order::Abcd), ("GHEFCDAB", Order::Cdab), ("BADCFEHG", Order::Badc), ("HGFEDCBA", Order::Dcba)]
-    {
+    for (word, expected) in [
+        ("ABCDEFGH", Order::Abcd),
+        ("GHEFCDAB", Order::Cdab),
+        ("BADCFEHG", Order::Badc),
+        ("HGFEDCBA", Order::Dcba),
+    ] {
         assert_eq!(order(&format!("{{input: 0, type: float64, order: {word}}}")), expected);
     }
     for (word, expected) in [
@@ -101,7 +101,9 @@ fn paper_references_count_from_one_whatever_the_base() {
 
 #[test]
 fn base_one_subtracts_one() {
-    let map = map_of("address_base: 1\npoints:\n  a: {holding: 1, type: uint16}\n  b: {holding: [65536, 5], type: int32}\n");
+    let map = map_of(
+        "address_base: 1\npoints:\n  a: {holding: 1, type: uint16}\n  b: {holding: [65536, 5], type: int32}\n",
+    );
     assert_eq!(map.readings[0].place, run(Table::Holding, 0, 1));
     assert_eq!(
         map.readings[1].place,
@@ -140,13 +142,7 @@ fn invalid_comes_from_the_profile_unless_the_point_says_otherwise() {
     let invalid: Vec<&[Raw]> = map.points.iter().map(|point| point.transform.invalid.as_slice()).collect();
     assert_eq!(
         invalid,
-        [
-            &[Raw::Int(-32768), Raw::Int(-1)][..],
-            &[],
-            &[Raw::Int(32767)],
-            &[],
-            &[Raw::Float32(f32::INFINITY)]
-        ]
+        [&[Raw::Int(-32768), Raw::Int(-1)][..], &[], &[Raw::Int(32767)], &[], &[Raw::Float32(f32::INFINITY)]]
     );
 }
 
