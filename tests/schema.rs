@@ -2,7 +2,7 @@
 //!
 //! `TAKTBUS_BLESS=1 cargo test --test schema` rewrites the committed schemas.
 
-#![allow(clippy::unwrap_used)] // also outside the test functions
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 
