@@ -178,6 +178,10 @@ fn words(error: &ConnectionError) -> String {
         }
         ConnectionError::MqttState(StateError::AwaitPingResp) => "the broker did not answer a ping".into(),
         ConnectionError::MqttState(StateError::Io(error)) => error.to_string(),
+        // A TLS alert comes this way: `received fatal alert: CertificateRequired`.
+        ConnectionError::MqttState(StateError::Deserialization(rumqttc::mqttbytes::Error::Io(error))) => {
+            error.to_string()
+        }
         error => error.to_string(),
     }
 }
