@@ -15,6 +15,7 @@ use tokio_stream::{Stream, StreamExt};
 
 use super::Will;
 use super::config::MqttConfig;
+use super::prompt::Prompt;
 use super::window::{PUBACK_TIMEOUT, Window};
 use crate::model::message::Message;
 use crate::northbound::alarm::Alarm;
@@ -132,7 +133,10 @@ fn options(config: &MqttConfig, will: &Will, tls: Option<Arc<ClientConfig>>) -> 
         true => format!("[{}]:{}", config.host, config.port),
         false => format!("{}:{}", config.host, config.port),
     };
-    options.set_socket_connector(move |_, network| rumqttc::default_socket_connect(address.clone(), network));
+    options.set_socket_connector(move |_, network| {
+        let connecting = rumqttc::default_socket_connect(address.clone(), network);
+        async { connecting.await.map(Prompt) }
+    });
     if let Some(tls) = tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
     }
@@ -174,6 +178,10 @@ fn words(error: &ConnectionError) -> String {
         }
         ConnectionError::MqttState(StateError::AwaitPingResp) => "the broker did not answer a ping".into(),
         ConnectionError::MqttState(StateError::Io(error)) => error.to_string(),
+        // A TLS alert comes this way: `received fatal alert: CertificateRequired`.
+        ConnectionError::MqttState(StateError::Deserialization(rumqttc::mqttbytes::Error::Io(error))) => {
+            error.to_string()
+        }
         error => error.to_string(),
     }
 }

@@ -32,6 +32,7 @@ pub use self::link::MAX_PACKET;
 mod backoff;
 pub mod config;
 mod link;
+mod prompt;
 mod tls;
 mod window;
 
