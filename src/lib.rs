@@ -2,23 +2,28 @@
 //!
 //! The modules, in dependency order; each imports only those above it (`tests/layering.rs` keeps it so):
 //!
-//! - [`budget`]: latency budgets and the deadline queue, pure
-//! - [`model`]: the nouns
-//! - [`metrics`]: every metric of the program
-//! - [`document`]: YAML as written, with the place of every word
-//! - [`mapping`]: from raw readings to named, scaled values, pure
-//! - [`drivers`]: southbound
-//! - [`pipeline`]: batch → mapping → message per route
-//! - [`northbound`]: the forwarder and its sinks
-//! - [`config`]: site file → plan
-//! - [`runtime`]: starts, watches and stops tasks
-//! - [`demo`]: a simulated plant and an embedded broker
-//! - [`cli`]: the command line
+//! - [`budget`] latency budgets and the deadline queue, pure
+//! - [`metrics`] every metric of the program
+//! - [`model`] the nouns
+//! - [`document`] YAML as written, with the place of every word
+//! - [`mapping`] from raw readings to named, scaled values, pure
+//! - [`drivers`] southbound
+//! - [`pipeline`] batch → mapping → message per route
+//! - [`northbound`] the forwarder and its sinks
+//! - [`config`] site file → plan
+//! - [`runtime`] starts, watches and stops tasks
+//! - [`demo`] a simulated plant and an embedded broker
+//! - [`cli`] the command line
 
 pub mod budget;
+pub mod cli;
 pub mod config;
+pub mod demo;
+pub mod document;
 pub mod drivers;
 pub mod mapping;
 pub mod metrics;
 pub mod model;
 pub mod northbound;
+pub mod pipeline;
+pub mod runtime;

@@ -1,3 +1,103 @@
-//! Site file → plan.
+//! Site file → plan: every file is read, every finding of all files is collected, and nothing is started.
 
+mod connection;
+mod device;
+mod library;
 pub mod plan;
+mod publish;
+mod rates;
+mod site;
+mod written;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::document::{read::Read as _, read::Reader, schema, source, yaml};
+use crate::mapping::compiled::DeviceMap;
+use crate::mapping::profile::Profile;
+use crate::model::diagnostic::{Diagnostic, Diagnostics, SourceFile};
+
+/// Where profiles are looked for beside the site file's own `mappings/`.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Folders, first one first.
+    pub mapping_dirs: Vec<PathBuf>,
+}
+
+/// What came of loading a site file.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The plan; `None` when there are errors.
+    pub site: Option<plan::Site>,
+    /// Everything found in all files, by file and line. Warnings come with a plan too.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// What came of loading a profile alone.
+#[derive(Debug)]
+pub struct LoadedProfile {
+    /// The profile's name, when it has one.
+    pub name: Option<String>,
+    /// Its map; `None` when there are errors.
+    pub map: Option<Arc<DeviceMap>>,
+    /// Everything found.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// The documents that have a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DocumentKind {
+    /// A site file.
+    Site,
+    /// A profile.
+    Profile,
+}
+
+/// Reads a site file and all profiles that it uses.
+pub fn load(path: &Path, options: &LoadOptions) -> Loaded {
+    let mut found = Diagnostics::default();
+    let file = source::read(path, &mut found);
+    let site = file.and_then(|file| read_site(&file, options, &mut found)).filter(|_| !found.has_errors());
+    Loaded { site, diagnostics: found.sorted() }
+}
+
+/// The same for a site file whose text is at hand; `name` is how diagnostics call it.
+pub fn load_text(name: &str, text: &str, options: &LoadOptions) -> Loaded {
+    let mut found = Diagnostics::default();
+    let file = Arc::new(SourceFile { path: name.into(), text: text.into() });
+    let site = read_site(&file, options, &mut found).filter(|_| !found.has_errors());
+    Loaded { site, diagnostics: found.sorted() }
+}
+
+fn read_site(file: &Arc<SourceFile>, options: &LoadOptions, found: &mut Diagnostics) -> Option<plan::Site> {
+    let node = yaml::parse(file, found)?;
+    let written = written::Site::read(&node, &mut Reader { file, found })?;
+    drop(node);
+    let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
+    let mut library = library::Library::new(folder, &options.mapping_dirs);
+    site::compile(&written, &mut library, found)
+}
+
+/// Reads and checks a profile that no site uses yet.
+pub fn load_profile(path: &Path) -> LoadedProfile {
+    let mut found = Diagnostics::default();
+    let profile = source::read(path, &mut found).and_then(|file| library::read_profile(&file, &mut found));
+    let name = profile.as_ref().and_then(|entry| entry.written.profile.as_ref()).map(|at| at.value.0.clone());
+    let map = profile.and_then(|entry| entry.map).filter(|_| !found.has_errors());
+    LoadedProfile { name, map, diagnostics: found.sorted() }
+}
+
+/// The JSON Schema (draft 2020-12) of a document, from the same declarations that read it.
+pub fn schema(kind: DocumentKind) -> Value {
+    match kind {
+        DocumentKind::Site => schema::of::<written::Site>("taktbus site file"),
+        DocumentKind::Profile => schema::of::<Profile>("taktbus device profile"),
+    }
+}
+
+/// The names of the profiles that are built into the binary.
+pub fn built_in_profiles() -> impl Iterator<Item = &'static str> {
+    library::BUILT_IN.iter().map(|(name, _)| *name)
+}

@@ -2,10 +2,20 @@
 
 use std::sync::Arc;
 
-use crate::mapping::batch::Batch;
-use crate::mapping::device::DevicePlan;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
+use self::fit::Fit;
+use self::modbus::{ModbusDriver, ModbusPlan};
+use crate::mapping::batch::{Batch, DeviceState, Event};
+use crate::mapping::device::{Device, DevicePlan, Read};
+use crate::metrics::{ConnectionMetrics, DeviceMetrics};
+
+pub mod backoff;
+pub mod fit;
 pub mod modbus;
+pub mod schedule;
+pub mod session;
 
 /// The link is gone: everything about it starts anew. "The device refused" is not this.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +39,49 @@ pub trait Driver {
     /// One read: never dropped half way. A device that fails yields a bad batch; `None` when there is nothing to tell.
     fn read(&mut self, due: Self::Due) -> impl Future<Output = Result<Option<Batch>, LinkLost>>;
 
+    /// Takes the next change of a device's state (by its index) that [`Driver::read`] has found; `None` when there is none.
+    fn state_change(&mut self) -> Option<(usize, DeviceState)>;
+
     /// Closes the link.
     fn disconnect(&mut self);
+}
+
+/// What one connection runs: the closed set of drivers. Pure data.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan {
+    /// Modbus TCP, RTU, RTU over TCP.
+    Modbus(ModbusPlan),
+}
+
+impl Plan {
+    /// Its devices with their reads, in the order of the site file.
+    pub fn devices(&self) -> impl Iterator<Item = (&Device, &[Read])> {
+        let Self::Modbus(plan) = self;
+        plan.devices.iter().map(|planned| (&planned.device, &*planned.reads))
+    }
+
+    /// What a read exchanges on the wire, in words: `FC4 unit 1: input 0..9 (10)`.
+    pub fn describe(&self, device: usize, read: usize) -> String {
+        let Self::Modbus(plan) = self;
+        plan.describe(device, read)
+    }
+
+    /// Will it fit on the bus?
+    pub fn fit(&self) -> Fit {
+        let Self::Modbus(plan) = self;
+        plan.fit()
+    }
+
+    /// The connection's life; see [`session::run`]. `metrics` are the devices', in the plan's order.
+    pub async fn run(
+        self,
+        metrics: Vec<Arc<DeviceMetrics>>,
+        connection: Arc<ConnectionMetrics>,
+        events: mpsc::Sender<Event>,
+        stop: CancellationToken,
+    ) {
+        let Self::Modbus(plan) = self;
+        let driver = ModbusDriver::new(&connection.name, plan, metrics, connection.clone());
+        session::run(driver, events, stop, connection.clone()).await;
+    }
 }

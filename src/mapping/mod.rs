@@ -1,5 +1,9 @@
 //! The mapping layer: from raw readings to named, scaled values. Pure.
 
 pub mod batch;
+pub mod compile;
 pub mod compiled;
 pub mod device;
+pub mod profile;
+pub mod transform;
+pub mod written;

@@ -39,7 +39,10 @@ impl Decimal {
 
     /// The product, or `None` when it does not fit.
     pub fn checked_mul(self, other: Self) -> Option<Self> {
-        let mantissa = self.mantissa.checked_mul(other.mantissa)?;
+        let mantissa = match (i64::try_from(self.mantissa), i64::try_from(other.mantissa)) {
+            (Ok(a), Ok(b)) => i128::from(a) * i128::from(b),
+            _ => self.mantissa.checked_mul(other.mantissa)?,
+        };
         Self { mantissa, scale: self.scale + other.scale }.shortened_to_fit()
     }
 
@@ -93,37 +96,32 @@ impl Decimal {
 
     /// Appends the number as JSON: no exponent, no trailing zeros.
     pub fn write_json(self, out: &mut Vec<u8>) {
-        let mut digits = [0u8; 40];
-        let mut at = digits.len();
-        let mut scale = self.scale;
-        let mut rest = self.mantissa.unsigned_abs();
-        while scale > 0 && rest.is_multiple_of(10) {
-            rest /= 10;
-            scale -= 1;
+        if self.mantissa < 0 {
+            out.push(b'-');
         }
-        let mut written = 0;
+        let mut digits = [b'0'; 40];
+        let mut at = digits.len();
+        let mut rest = self.mantissa.unsigned_abs();
         // 128-bit division is slow: leave it as soon as the rest fits a machine word.
         while rest > u128::from(u64::MAX) {
             at -= 1;
             digits[at] = b'0' + (rest % 10) as u8;
             rest /= 10;
-            written += 1;
         }
         let mut rest = rest as u64;
-        while rest > 0 || written <= usize::from(scale) {
+        while rest > 0 {
             at -= 1;
             digits[at] = b'0' + (rest % 10) as u8;
             rest /= 10;
-            written += 1;
         }
-        if self.mantissa < 0 {
-            out.push(b'-');
-        }
-        let point = digits.len() - usize::from(scale);
-        out.extend_from_slice(&digits[at..point]);
-        if scale > 0 {
+        let point = digits.len() - usize::from(self.scale);
+        out.extend_from_slice(&digits[at.min(point - 1)..point]);
+        let end =
+            digits[point..].iter().rposition(|digit| *digit != b'0').map_or(point, |last| point + last + 1);
+        let fraction = &digits[point..end];
+        if !fraction.is_empty() {
             out.push(b'.');
-            out.extend_from_slice(&digits[point..]);
+            out.extend_from_slice(fraction);
         }
     }
 

@@ -46,10 +46,17 @@ pub struct Diagnostic {
     pub help: Option<String>,
 }
 
-/// All findings of one run, in the order they were found.
+/// More findings than this are counted, not kept: nobody reads them, and a hostile file must not fill the memory.
+pub const MAX_FINDINGS: usize = 500;
+
+/// All findings of one run, in the order they were found; at most [`MAX_FINDINGS`] are kept.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnostics {
     found: Vec<Diagnostic>,
+    /// Where findings beyond the limit go.
+    spill: Option<Diagnostic>,
+    errors: usize,
+    dropped: usize,
 }
 
 impl Diagnostics {
@@ -75,14 +82,34 @@ impl Diagnostics {
 
     /// Is there anything that stops the start?
     pub fn has_errors(&self) -> bool {
-        self.found.iter().any(|d| d.severity == Severity::Error)
+        self.errors > 0
     }
 
-    /// Everything found, by file and line.
+    /// How many errors were reported.
+    pub fn errors(&self) -> usize {
+        self.errors
+    }
+
+    /// Takes over the findings of a later stage; what is known already is not repeated.
+    pub fn absorb(&mut self, later: Self) {
+        for diagnostic in later.found {
+            if !self.found.contains(&diagnostic) {
+                let Diagnostic { severity, code, message, span, help } = diagnostic;
+                self.push(severity, code, span, message).help = help;
+            }
+        }
+        self.dropped += later.dropped;
+    }
+
+    /// Everything found, by file and line, each finding once. If there was more than is kept, the last one says so.
     pub fn sorted(mut self) -> Vec<Diagnostic> {
         let place = |d: &Diagnostic| d.span.as_ref().map(|s| (s.file.path.clone(), s.range.start));
-        self.found.sort_by_key(place);
+        self.found.sort_by(|a, b| (place(a), &a.code, &a.message).cmp(&(place(b), &b.code, &b.message)));
         self.found.dedup();
+        if let (Some(mut last), more @ 1..) = (self.spill, self.dropped) {
+            last.message = format!("{} (and {} more findings)", last.message, more - 1);
+            self.found.push(last);
+        }
         self.found
     }
 
@@ -93,8 +120,16 @@ impl Diagnostics {
         span: Option<Span>,
         message: String,
     ) -> &mut Diagnostic {
+        if severity == Severity::Error {
+            self.errors += 1;
+        }
+        let diagnostic = Diagnostic { severity, code, message, span, help: None };
         let at = self.found.len();
-        self.found.push(Diagnostic { severity, code, message, span, help: None });
+        if at >= MAX_FINDINGS {
+            self.dropped += 1;
+            return self.spill.insert(diagnostic);
+        }
+        self.found.push(diagnostic);
         &mut self.found[at]
     }
 }
@@ -169,6 +204,28 @@ impl fmt::Display for Diagnostic {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn findings_beyond_the_limit_are_counted() {
+        let mut all = Diagnostics::default();
+        for n in 0..MAX_FINDINGS + 10 {
+            all.error_nowhere("E001", format!("finding {n:04}"));
+        }
+        assert_eq!(all.errors(), MAX_FINDINGS + 10);
+        let sorted = all.sorted();
+        assert_eq!(sorted.len(), MAX_FINDINGS + 1);
+        assert_eq!(sorted[MAX_FINDINGS].message, "finding 0509 (and 9 more findings)");
+    }
+
+    #[test]
+    fn a_finding_of_two_stages_is_reported_once() {
+        let (mut all, mut later) = (Diagnostics::default(), Diagnostics::default());
+        all.error_nowhere("E001", "a").help("h");
+        later.error_nowhere("E001", "a").help("h");
+        later.error_nowhere("E001", "b");
+        all.absorb(later);
+        assert_eq!(all.sorted().len(), 2);
+    }
 
     #[test]
     fn a_diagnostic_shows_the_line_and_points_at_it() {

@@ -4,6 +4,8 @@ use bytes::Bytes;
 
 use crate::model::message::Message;
 
+mod alarm;
+pub mod forwarder;
 pub mod mqtt;
 
 /// Names a message between offer and acknowledgement. The forwarder gives them out.
@@ -36,4 +38,7 @@ pub trait Sink {
 
     /// How many unacknowledged messages the far side may have.
     fn window(&self) -> usize;
+
+    /// Says goodbye to the far side, in bounded time; the sink is not used afterwards.
+    fn close(&mut self) -> impl Future<Output = ()>;
 }

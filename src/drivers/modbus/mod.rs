@@ -1,3 +1,15 @@
 //! Modbus TCP, RTU on a serial line, and RTU over TCP.
 
+pub mod compile;
 pub mod config;
+pub mod decode;
+pub mod driver;
+pub mod exchange;
+mod fetch;
+pub mod framing;
+pub mod plan;
+pub mod timing;
+pub mod transport;
+
+pub use compile::{CompileError, DeviceError, ModbusPlan};
+pub use driver::ModbusDriver;

@@ -1,3 +1,179 @@
 //! MQTT 3.1.1 (OASIS standard, 29 October 2014) as a sink.
+//!
+//! The library (rumqttc) encodes, decodes, pings and writes in batches. Its reconnecting, its pending queue and its
+//! session are never used: each connection gets a fresh client with a clean session, and what was unacknowledged is
+//! the forwarder's to send again. The library would keep messages that it could not send, but forget them when the
+//! broker has no session (a broker that restarted), send them one timer tick apart, and retry a packet that's too
+//! large for ever; and it would decide their order, while the forwarder knows what is most urgent.
+//!
+//! An outage is noticed by the socket's end, by a ping without answer, and by [`PUBACK_TIMEOUT`] without an
+//! acknowledgement while publishes wait.
+//!
+//! [`PUBACK_TIMEOUT`]: window::PUBACK_TIMEOUT
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustls::ClientConfig;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use self::backoff::{Backoff, random};
+use self::config::MqttConfig;
+use self::link::{Link, Step};
+use self::tls::TlsError;
+use super::{Refused, Sink, SinkEvent, Token};
+use crate::model::message::Message;
+
+pub use self::link::MAX_PACKET;
+
+mod backoff;
 pub mod config;
+mod link;
+mod tls;
+mod window;
+
+/// A link that held this long has proven itself: the next failure is a first one.
+const PROVEN: Duration = Duration::from_secs(10);
+
+/// What the broker publishes, retained, when we vanish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Will {
+    /// The gateway's status topic, complete.
+    pub topic: Arc<str>,
+    /// The offline status.
+    pub payload: Bytes,
+}
+
+/// A route to an MQTT broker.
+pub struct MqttSink {
+    config: MqttConfig,
+    will: Will,
+    state: State,
+    backoff: Backoff,
+    /// The system's authorities, kept: reading them takes tens of milliseconds.
+    system: Option<Arc<ClientConfig>>,
+    /// The reason that was logged last, while down.
+    told: Option<String>,
+}
+
+enum State {
+    /// Until the next attempt.
+    Waiting(Instant),
+    /// Certificates are being read.
+    Preparing(JoinHandle<Result<Arc<ClientConfig>, TlsError>>),
+    Connecting(Link),
+    Up(Link, Instant),
+}
+
+impl MqttSink {
+    /// A sink that connects as soon as its events are waited for.
+    pub fn new(config: MqttConfig, will: Will) -> Self {
+        let state = State::Waiting(Instant::now());
+        Self { config, will, state, backoff: Backoff::new(), system: None, told: None }
+    }
+
+    /// Begins an attempt.
+    fn begin(&mut self) -> Result<State, String> {
+        match (&self.config.tls, &self.system) {
+            (Some(tls), None) => {
+                let tls = tls.clone();
+                Ok(State::Preparing(tokio::task::spawn_blocking(move || tls::client_config(&tls))))
+            }
+            (_, system) => self.dial(system.clone()),
+        }
+    }
+
+    fn dial(&self, tls: Option<Arc<ClientConfig>>) -> Result<State, String> {
+        Ok(State::Connecting(Link::new(&self.config, &self.will, tls)?))
+    }
+
+    /// Certificates are read: keeps what doesn't change.
+    fn prepared(&mut self, tls: Arc<ClientConfig>) -> Result<State, String> {
+        if self.config.tls.as_ref().is_some_and(|tls| tls.ca.is_none() && tls.client.is_none()) {
+            self.system = Some(Arc::clone(&tls));
+        }
+        self.dial(Some(tls))
+    }
+
+    fn lost(&mut self, reason: String) -> SinkEvent {
+        if let State::Up(_, since) = &self.state
+            && since.elapsed() >= PROVEN
+        {
+            self.backoff.reset();
+        }
+        self.state = State::Waiting(Instant::now() + self.backoff.next(random()));
+        if self.told.as_ref() != Some(&reason) {
+            warn!(broker = %self.broker(), reason, "broker link down");
+            self.told = Some(reason.clone());
+        }
+        SinkEvent::Down(reason)
+    }
+
+    fn broker(&self) -> String {
+        format!("{}:{}", self.config.host, self.config.port)
+    }
+}
+
+impl Sink for MqttSink {
+    async fn event(&mut self) -> SinkEvent {
+        loop {
+            let next = match &mut self.state {
+                State::Waiting(until) => {
+                    sleep_until(*until).await;
+                    self.begin()
+                }
+                State::Preparing(reading) => match reading.await {
+                    Ok(Ok(tls)) => self.prepared(tls),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(error) => Err(format!("reading certificates failed: {error}")),
+                },
+                State::Connecting(link) => match link.next().await {
+                    Step::Connected => break,
+                    Step::Lost(reason) => Err(reason),
+                    Step::Acked(_) => continue,
+                },
+                State::Up(link, _) => match link.next().await {
+                    Step::Acked(token) => {
+                        self.backoff.reset();
+                        return SinkEvent::Acked(token);
+                    }
+                    Step::Lost(reason) => Err(reason),
+                    Step::Connected => continue,
+                },
+            };
+            match next {
+                Ok(state) => self.state = state,
+                Err(reason) => return self.lost(reason),
+            }
+        }
+        let waiting = State::Waiting(Instant::now());
+        if let State::Connecting(link) = std::mem::replace(&mut self.state, waiting) {
+            self.state = State::Up(link, Instant::now());
+        }
+        self.told = None;
+        info!(broker = %self.broker(), "broker link up");
+        SinkEvent::Up
+    }
+
+    fn offer(&mut self, token: Token, message: &Message, payload: Bytes) -> Result<(), Refused> {
+        match &mut self.state {
+            State::Up(link, _) => link.publish(token, message, payload),
+            // The forwarder learns of the loss by the event that's due; the message is its own again then.
+            _ => Ok(()),
+        }
+    }
+
+    fn window(&self) -> usize {
+        usize::from(self.config.window.max(1))
+    }
+
+    async fn close(&mut self) {
+        let over = State::Waiting(Instant::now());
+        if let State::Up(link, _) = std::mem::replace(&mut self.state, over) {
+            link.close().await;
+        }
+    }
+}

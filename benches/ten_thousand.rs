@@ -1,0 +1,166 @@
+//! `cargo bench --bench ten_thousand [SECONDS]`: 10,000 Modbus TCP devices in one gateway, one point each every 10 s.
+//!
+//! The simulator and an embedded broker run in this process too, so the memory shown is that of all three. Needs
+//! 20,000 file descriptors and more: `ulimit -n 40000`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use taktbus::budget::Budget;
+use taktbus::config::plan::{Connection, Protocol, Route, SinkConfig, Site};
+use taktbus::demo::broker::Broker;
+use taktbus::drivers::modbus::config::{Link, ModbusConfig};
+use taktbus::mapping::compiled::{
+    Chars, Decode, DeviceMap, Kind, Order, Point, PointIx, Reading, ReadingIx, Source, Transform,
+};
+use taktbus::mapping::device::{Device, Every, Group, Limits};
+use taktbus::metrics::Metrics;
+use taktbus::model::place::{Place, Table};
+use taktbus::northbound::mqtt::config::MqttConfig;
+use taktbus::runtime::gateway::Gateway;
+use taktbus::runtime::limits::raise_open_files;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::{Instant, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+const DEVICES: usize = 10_000;
+const EVERY: Duration = Duration::from_secs(10);
+
+fn main() {
+    let seconds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(45);
+    let files = raise_open_files();
+    println!("open files: {files:?}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let simulator = simulator();
+        let stop = CancellationToken::new();
+        let broker = Broker::bind(([127, 0, 0, 1], 0).into()).await.expect("a broker");
+        let gateway = Gateway::new(site(simulator, broker.local_addr())).expect("a plan");
+        let metrics = gateway.metrics();
+        tokio::spawn(broker.run(stop.clone()));
+        let started = Instant::now();
+        let watched = tokio::spawn(watch(metrics.clone(), started));
+        let ended = stop.clone();
+        tokio::spawn(async move {
+            sleep(Duration::from_secs(seconds)).await;
+            ended.cancel();
+        });
+        gateway.run(stop).await.expect("the gateway runs");
+        watched.abort();
+        let sum = |of: fn(&taktbus::metrics::DeviceMetrics) -> u64| -> u64 {
+            metrics.devices.iter().map(|d| of(d)).sum()
+        };
+        println!(
+            "answered {}, delivered {}, missed {}, timeouts {}, violations {}, RSS {} MB",
+            sum(|d| d.answered.get()),
+            sum(|d| d.delivered.get()),
+            sum(|d| d.missed_ticks.get()),
+            sum(|d| d.timeouts.get()),
+            sum(|d| d.violations_total()),
+            rss_mb()
+        );
+    });
+}
+
+/// Says when the last connection came up.
+async fn watch(metrics: Arc<Metrics>, started: Instant) {
+    let mut tick = interval(Duration::from_millis(50));
+    loop {
+        tick.tick().await;
+        let up = metrics.connections.iter().filter(|c| c.up.get() == 1).count();
+        if up == DEVICES {
+            println!("{up} connections up after {:.2?}", started.elapsed());
+            return;
+        }
+    }
+}
+
+/// Answers every read with one register, on a thread of its own.
+fn simulator() -> SocketAddr {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let socket = TcpSocket::new_v4().expect("a socket");
+            socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+            let listener: TcpListener = socket.listen(4096).expect("listening");
+            tell.send(listener.local_addr().expect("an address")).expect("somebody listens");
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                tokio::spawn(async move {
+                    let mut request = [0; 12];
+                    while stream.read_exact(&mut request).await.is_ok() {
+                        let [t0, t1, _, _, _, _, unit, function, ..] = request;
+                        let reply = [t0, t1, 0, 0, 0, 5, unit, function, 2, 0x12, 0x34];
+                        if stream.write_all(&reply).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+    });
+    told.recv().expect("the simulator's address")
+}
+
+fn site(simulator: SocketAddr, broker: SocketAddr) -> Site {
+    let reading = Reading {
+        place: Place::Run { table: Table::Holding, address: 0, count: 1 },
+        decode: Decode { kind: Kind::Uint16, order: Order::Abcd, byte: None, chars: Chars::Both },
+    };
+    let point = Point {
+        name: "value".into(),
+        unit: None,
+        source: Source::Reading(ReadingIx(0)),
+        transform: Transform::default(),
+        published: true,
+        deadband: None,
+        alone: false,
+        rate: "default".into(),
+    };
+    let map = Arc::new(DeviceMap { readings: vec![reading], points: vec![point] });
+    let connection = |i: usize| Connection {
+        name: format!("c{i}"),
+        protocol: Protocol::Modbus(ModbusConfig {
+            link: Link::Tcp { host: simulator.ip().to_string(), port: simulator.port() },
+            response_timeout: None,
+            delay_between_requests: Duration::ZERO,
+            delay_after_connect: Duration::ZERO,
+        }),
+        devices: vec![Device {
+            name: format!("d{i}").into(),
+            unit: 1,
+            budget: Budget::default(),
+            map: map.clone(),
+            groups: vec![Group { every: Every::Interval(EVERY), points: vec![PointIx(0)] }],
+            limits: Limits::default(),
+        }],
+    };
+    let mqtt = MqttConfig {
+        host: broker.ip().to_string(),
+        port: broker.port(),
+        tls: None,
+        client_id: "taktbus-bench".into(),
+        user: None,
+        password: None,
+        qos: 1,
+        keep_alive: Duration::from_secs(10),
+        window: 100,
+        topic: "taktbus/{site}/{device}".into(),
+        status_topic: "taktbus/{site}/status".into(),
+        backlog_bytes: 32 << 20,
+    };
+    Site {
+        name: "bench".into(),
+        connections: (0..DEVICES).map(connection).collect(),
+        routes: vec![Route { name: "local".into(), sink: SinkConfig::Mqtt(mqtt) }],
+    }
+}
+
+fn rss_mb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+}

@@ -1,0 +1,38 @@
+//! `taktbus check` and `taktbus schema`.
+
+use anyhow::Result;
+
+use super::{Outcome, SchemaKind, SiteArgs, plan, site};
+use crate::config;
+use crate::runtime::gateway::Gateway;
+
+pub fn check(args: &SiteArgs) -> Result<Outcome> {
+    let site = match site::site(args) {
+        Ok(site) => site,
+        Err(outcome) => return Ok(outcome),
+    };
+    let gateway = match Gateway::new(site) {
+        Ok(gateway) => gateway,
+        Err(errors) => return Ok(plan::cannot_be_planned(&errors)),
+    };
+    if !plan::report_misfits(&gateway) {
+        return Ok(Outcome::WrongConfiguration);
+    }
+    let devices = gateway.connections().iter().flat_map(|connection| connection.plan.devices());
+    let (mut count, mut points) = (0, 0);
+    for (device, _) in devices {
+        count += 1;
+        points += device.map.points.iter().filter(|point| point.published).count();
+    }
+    println!("{}: fine, {count} devices, {points} points", args.site.display());
+    Ok(Outcome::Fine)
+}
+
+pub fn schema(kind: SchemaKind) -> Result<Outcome> {
+    let kind = match kind {
+        SchemaKind::Site => config::DocumentKind::Site,
+        SchemaKind::Profile => config::DocumentKind::Profile,
+    };
+    println!("{:#}", config::schema(kind));
+    Ok(Outcome::Fine)
+}

@@ -1,0 +1,196 @@
+//! The command line: arguments in, exit codes out. Exit codes: 0 fine, 1 failed, 2 the configuration is wrong.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
+
+use logging::LogFormat;
+
+mod check;
+mod demo;
+mod live;
+mod logging;
+mod plan;
+mod read;
+mod run;
+mod site;
+mod summary;
+mod table;
+
+/// Field buses to the cloud, on time.
+///
+/// Reads PLCs, meters and drives over Modbus, turns registers into named, scaled values by YAML, and publishes
+/// JSON over MQTT within a latency budget that is declared per device and enforced.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 fine, 1 failed, 2 the configuration is wrong."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    logging: Logging,
+}
+
+#[derive(Debug, Args)]
+struct Logging {
+    /// How log lines on stderr look
+    #[arg(long, global = true, value_enum, default_value = "auto", value_name = "FORMAT")]
+    log_format: LogFormat,
+    /// Log more (-v: debug, -vv: trace); TAKTBUS_LOG=info,taktbus::drivers=debug is finer
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Log warnings and errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a simulated plant, a broker and the gateway between them; nothing to install
+    ///
+    /// On a terminal: a live table. Piped: one JSON line per message.
+    Demo(DemoArgs),
+    /// Run a site until SIGTERM or Ctrl-C
+    Run(RunArgs),
+    /// Report every mistake in a site file (or a profile) and the files it uses
+    ///
+    /// Touches no device and no broker.
+    Check(SiteArgs),
+    /// Show the requests on each wire, the bus load, and the worst age of every point
+    Plan(PlanArgs),
+    /// Read devices once and print their values
+    Read(ReadArgs),
+    /// Print the JSON Schema of site files or profiles, for editors
+    Schema {
+        /// Which file
+        #[arg(value_enum)]
+        kind: SchemaKind,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+struct SiteArgs {
+    /// The site file
+    #[arg(value_name = "SITE.yaml")]
+    site: PathBuf,
+    /// Look for profiles here too, after the mappings folder beside the site file
+    #[arg(long = "mappings", value_name = "DIR")]
+    mappings: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    site: SiteArgs,
+    /// End by itself after this time, for instance 10s or 5m
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    lasting: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// End by itself after this time, for instance 10s or 5m
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    lasting: Option<Duration>,
+    /// One JSON line per message, also on a terminal
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct PlanArgs {
+    #[command(flatten)]
+    site: SiteArgs,
+    /// For programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ReadArgs {
+    #[command(flatten)]
+    site: SiteArgs,
+    /// Only these devices
+    #[arg(value_name = "DEVICE")]
+    devices: Vec<String>,
+    /// One JSON line per message
+    #[arg(long)]
+    json: bool,
+    /// Give up after this time
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SchemaKind {
+    /// site files (gateway.yaml)
+    Site,
+    /// profiles (mappings/vendor/device.yaml)
+    Profile,
+}
+
+/// What a command came to.
+enum Outcome {
+    Fine,
+    Failed,
+    /// The configuration is wrong; what is wrong has been printed.
+    WrongConfiguration,
+}
+
+/// Parses the arguments, runs the command, and turns what came of it into an exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match (cli.logging.quiet, cli.logging.verbose) {
+        (true, _) => LevelFilter::WARN,
+        (_, 0) => LevelFilter::INFO,
+        (_, 1) => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    logging::start(cli.logging.log_format, level);
+    match dispatch(cli.command) {
+        Ok(Outcome::Fine) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::from(1),
+        Ok(Outcome::WrongConfiguration) => ExitCode::from(2),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Check(args) => check::check(&args),
+        Command::Plan(args) => plan::plan(&args),
+        Command::Schema { kind } => check::schema(kind),
+        Command::Run(args) => block_on(run::run(args)),
+        Command::Read(args) => block_on(read::read(args)),
+        Command::Demo(args) => block_on(demo::demo(args)),
+    }
+}
+
+/// Everything runs on one thread: a gateway's work is waiting, and one thread needs no locks and little memory.
+/// Blocking calls (opening a serial port, resolving a name) go to a small pool.
+fn block_on(work: impl Future<Output = anyhow::Result<Outcome>>) -> anyhow::Result<Outcome> {
+    const BLOCKING_THREADS: usize = 8;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()?;
+    let outcome = runtime.block_on(work);
+    // A serial port that hangs on open must not hold up the exit.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// `500ms`, `10s`, `5m`, `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    crate::document::types::parse_duration(text)
+        .ok_or_else(|| "write a number and a unit: 500ms, 10s, 5m, 2h".into())
+}

@@ -1,0 +1,182 @@
+//! `taktbus plan`: the requests on each wire, the bus load, the worst age of every point; and the refusal of a map that
+//! can't fit.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::summary::short;
+use super::table::Table;
+use super::{Outcome, PlanArgs, site};
+use crate::drivers::Plan;
+use crate::drivers::fit::{Fit, FitRead};
+use crate::mapping::device::{Device, Every, Read};
+use crate::runtime::gateway::{Connection, Gateway};
+
+/// A bus busier than this is worth a warning: retries and slow answers have no room.
+const BUSY: f64 = 0.8;
+/// How many reads a refusal names.
+const NAMED: usize = 3;
+
+pub fn plan(args: &PlanArgs) -> Result<Outcome> {
+    let site = match site::site(&args.site) {
+        Ok(site) => site,
+        Err(outcome) => return Ok(outcome),
+    };
+    let gateway = match Gateway::new(site) {
+        Ok(gateway) => gateway,
+        Err(errors) => return Ok(cannot_be_planned(&errors)),
+    };
+    if args.json {
+        let connections: Vec<_> = gateway.connections().iter().map(as_json).collect();
+        println!("{:#}", json!({ "connections": connections }));
+    } else {
+        gateway.connections().iter().for_each(|connection| print!("{}", as_text(connection)));
+    }
+    Ok(if report_misfits(&gateway) { Outcome::Fine } else { Outcome::WrongConfiguration })
+}
+
+/// Devices whose points no request can carry.
+pub fn cannot_be_planned(errors: &[String]) -> Outcome {
+    errors.iter().for_each(|error| eprintln!("error: {error}"));
+    Outcome::WrongConfiguration
+}
+
+/// Says which connections are overloaded or nearly so. `false`: at least one can't keep its intervals.
+pub fn report_misfits(gateway: &Gateway) -> bool {
+    let mut fits = true;
+    for connection in gateway.connections() {
+        let fit = connection.plan.fit();
+        let name = &connection.metrics.name;
+        let load = percent(fit.load);
+        if !fit.fits {
+            fits = false;
+            eprintln!("error: bus {name} would be {load} busy: its devices can't keep their intervals");
+            eprintln!(
+                "   = help: read less often ('every'), choose points ('only'), or raise the baud rate; the most of it is spent on:"
+            );
+            for (read, share) in heaviest(&fit) {
+                eprintln!("     {:>5}  {}", percent(share), named(&connection.plan, &read));
+            }
+        } else if fit.load > BUSY {
+            eprintln!("warning: bus {name} is {load} busy: a slow or lost answer makes others late");
+        }
+        for read in fit.reads.iter().filter(|read| fit.fits && !read.within_budget()) {
+            let age = read.worst_age.map_or("any".into(), short);
+            let budget = short(read.demand.budget);
+            eprintln!("warning: {} may be {age} old, budget {budget}", named(&connection.plan, read));
+        }
+    }
+    fits
+}
+
+/// The reads that cost the most bus time, with their shares.
+fn heaviest(fit: &Fit) -> Vec<(FitRead, f64)> {
+    let share = |read: &FitRead| match read.demand.every {
+        Every::Interval(every) => read.demand.takes.as_secs_f64() / every.as_secs_f64(),
+        Every::Once => 0.0,
+    };
+    let mut reads: Vec<_> = fit.reads.iter().map(|read| (*read, share(read))).collect();
+    reads.sort_by(|a, b| b.1.total_cmp(&a.1));
+    reads.truncate(NAMED);
+    reads
+}
+
+/// `oven1 every 1s (voltage, current, … 4 points)`
+fn named(plan: &Plan, fitted: &FitRead) -> String {
+    let Some((device, reads)) = plan.devices().nth(fitted.demand.device) else { return String::new() };
+    format!("{} {} ({})", device.name, every(fitted.demand.every), points(device, &reads[fitted.demand.read]))
+}
+
+fn points(device: &Device, read: &Read) -> String {
+    const SHOWN: usize = 2;
+    let published: Vec<_> = published(device, read).collect();
+    let first = published.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    if published.len() > SHOWN { format!("{first}, … {} points", published.len()) } else { first }
+}
+
+fn published<'a>(device: &'a Device, read: &'a Read) -> impl Iterator<Item = &'a str> {
+    read.points
+        .iter()
+        .map(|ix| &device.map.points[ix.0 as usize])
+        .filter(|point| point.published)
+        .map(|point| &*point.name)
+}
+
+fn as_text(connection: &Connection) -> String {
+    let plan = &connection.plan;
+    let Plan::Modbus(modbus) = plan;
+    let fit = plan.fit();
+    let mut table = Table::new(&["device", "every", "request", ">points", ">takes", ">worst age", ">budget"]);
+    for fitted in &fit.reads {
+        let demand = &fitted.demand;
+        let Some((device, reads)) = plan.devices().nth(demand.device) else { continue };
+        let late = if fitted.within_budget() { "" } else { " !" };
+        table.row([
+            device.name.to_string(),
+            every(demand.every),
+            plan.describe(demand.device, demand.read),
+            published(device, &reads[demand.read]).count().to_string(),
+            short(demand.takes),
+            fitted.worst_age.map_or("unbounded".into(), short) + late,
+            short(demand.budget),
+        ]);
+    }
+    let (load, dead) = (percent(fit.load), percent(fit.load_with_a_dead_unit));
+    let name = &connection.metrics.name;
+    format!(
+        "{name}: {}, {load} busy, {dead} with its slowest unit dead\n{}\n",
+        modbus.config.link,
+        table.render()
+    )
+}
+
+fn as_json(connection: &Connection) -> serde_json::Value {
+    let plan = &connection.plan;
+    let Plan::Modbus(modbus) = plan;
+    let fit = plan.fit();
+    let devices: BTreeMap<usize, (&Device, &[Read])> = plan.devices().enumerate().collect();
+    let reads: Vec<_> = fit
+        .reads
+        .iter()
+        .map(|fitted| {
+            let demand = &fitted.demand;
+            let (device, reads) = devices[&demand.device];
+            json!({
+                "device": &*device.name,
+                "every_ms": match demand.every { Every::Interval(every) => Some(millis(every)), Every::Once => None },
+                "request": plan.describe(demand.device, demand.read),
+                "points": published(device, &reads[demand.read]).collect::<Vec<_>>(),
+                "takes_ms": millis(demand.takes),
+                "worst_age_ms": fitted.worst_age.map(millis),
+                "budget_ms": millis(demand.budget),
+                "within_budget": fitted.within_budget(),
+            })
+        })
+        .collect();
+    json!({
+        "connection": &*connection.metrics.name,
+        "link": modbus.config.link.to_string(),
+        "load": fit.load,
+        "load_with_a_dead_unit": fit.load_with_a_dead_unit,
+        "fits": fit.fits,
+        "reads": reads,
+    })
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn percent(share: f64) -> String {
+    if share >= 0.1 { format!("{:.0} %", share * 100.0) } else { format!("{:.1} %", share * 100.0) }
+}
+
+fn every(every: Every) -> String {
+    match every {
+        Every::Interval(interval) => format!("every {interval:?}"),
+        Every::Once => "once".into(),
+    }
+}

@@ -1,0 +1,63 @@
+//! `taktbus run`: the gateway in the foreground.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Outcome, RunArgs, plan, site, summary};
+use crate::runtime::gateway::Gateway;
+use crate::runtime::limits::raise_open_files;
+
+pub async fn run(args: RunArgs) -> Result<Outcome> {
+    let site = match site::site(&args.site) {
+        Ok(site) => site,
+        Err(outcome) => return Ok(outcome),
+    };
+    let gateway = match Gateway::new(site) {
+        Ok(gateway) => gateway,
+        Err(errors) => return Ok(plan::cannot_be_planned(&errors)),
+    };
+    if !plan::report_misfits(&gateway) {
+        return Ok(Outcome::WrongConfiguration);
+    }
+    raise_open_files();
+    let stop = stop_on_signals(args.lasting)?;
+    let metrics = gateway.metrics();
+    let started = Instant::now();
+    let outcome = gateway.run(stop).await;
+    eprint!("{}", summary::render(&metrics, started.elapsed()));
+    outcome?;
+    Ok(Outcome::Fine)
+}
+
+/// A token that is cancelled by SIGTERM, SIGINT, or after the given time.
+pub fn stop_on_signals(lasting: Option<Duration>) -> Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let stop = CancellationToken::new();
+    let cancel = stop.clone();
+    tokio::spawn(async move {
+        let lasting = async {
+            match lasting {
+                Some(lasting) => tokio::time::sleep(lasting).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = lasting => {}
+        }
+        cancel.cancel();
+        // Whoever asks twice does not want to wait for the drain.
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::process::exit(130);
+    });
+    Ok(stop)
+}

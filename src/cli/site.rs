@@ -1,0 +1,28 @@
+//! Loads a site for a command, printing what is wrong with it.
+
+use anyhow::Result;
+
+use super::{Outcome, SiteArgs};
+use crate::config::plan::Site;
+use crate::config::{LoadOptions, load};
+use crate::model::diagnostic::{Diagnostic, Severity};
+
+/// The site, or the outcome that ends the command. Diagnostics go to stderr.
+pub fn site(args: &SiteArgs) -> Result<Site, Outcome> {
+    let loaded = load(&args.site, &LoadOptions { mapping_dirs: args.mappings.clone() });
+    print(&loaded.diagnostics);
+    loaded.site.ok_or(Outcome::WrongConfiguration)
+}
+
+/// Prints diagnostics and their count.
+pub fn print(diagnostics: &[Diagnostic]) {
+    for diagnostic in diagnostics {
+        eprintln!("{diagnostic}");
+    }
+    let count = |severity| diagnostics.iter().filter(|d| d.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let plural = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
+    if errors + warnings > 0 {
+        eprintln!("{}, {}", plural(errors, "error"), plural(warnings, "warning"));
+    }
+}

@@ -1,0 +1,138 @@
+//! Connections as written → Modbus connections.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::written::{Connection, Framing};
+use crate::document::codes;
+use crate::document::read::At;
+use crate::document::scalar::shortened;
+use crate::drivers::modbus::config::{Line, Link, ModbusConfig, Parity};
+use crate::model::diagnostic::Diagnostics;
+
+/// Bits per second where none are given (MODBUS over serial line V1.02, 2.2.1: the required default).
+const DEFAULT_BAUD: u32 = 19_200;
+
+/// Compiles a connection. `None` is reported.
+pub fn compile(name: &At<String>, written: &Connection, found: &mut Diagnostics) -> Option<ModbusConfig> {
+    if written.faulty {
+        return None;
+    }
+    let rest =
+        |at: &Option<At<crate::document::types::Rest>>| at.as_ref().map_or(Duration::ZERO, |rest| rest.0);
+    Some(ModbusConfig {
+        link: link(name, written, found)?,
+        response_timeout: written.response_timeout.as_ref().map(|timeout| timeout.0),
+        delay_between_requests: rest(&written.delay_between_requests),
+        delay_after_connect: rest(&written.delay_after_connect),
+    })
+}
+
+fn link(name: &At<String>, written: &Connection, found: &mut Diagnostics) -> Option<Link> {
+    match (&written.tcp, &written.rtu) {
+        (Some(tcp), None) => {
+            let target = host_port(&tcp.value.0);
+            let Some((host, port)) = target else {
+                let shown = shortened(&tcp.value.0);
+                found
+                    .error(codes::BAD_HOST, &tcp.span, format!("'{shown}' is no HOST:PORT"))
+                    .help("such as 192.168.1.50:502; Modbus TCP's port is 502");
+                return None;
+            };
+            if written.framing.as_ref().is_some_and(|framing| framing.value == Framing::Rtu) {
+                let line = (written.baud.is_some() || written.format.is_some()).then(|| line(written));
+                return Some(Link::RtuOverTcp { host, port, line });
+            }
+            for key in ["baud", "format"] {
+                if let Some(span) = written.given(key) {
+                    found
+                        .error(codes::BAD_LINE, span, format!("'{key}' is for serial lines"))
+                        .help("with a serial device server that carries RTU frames, add framing: rtu");
+                    return None;
+                }
+            }
+            Some(Link::Tcp { host, port })
+        }
+        (None, Some(rtu)) => {
+            if let Some(framing) = written.framing.as_ref().filter(|framing| framing.value == Framing::Tcp) {
+                found.error(codes::BAD_CONNECTION, &framing.span, "a serial line carries RTU frames only");
+                return None;
+            }
+            if rtu.value.0.is_empty() {
+                found
+                    .error(codes::BAD_LINE, &rtu.span, "the device file has no name")
+                    .help("such as /dev/ttyUSB0");
+                return None;
+            }
+            Some(Link::Serial { path: PathBuf::from(&rtu.value.0), line: line(written) })
+        }
+        (Some(_), Some(rtu)) => {
+            let message = format!("connection '{}' is both tcp and rtu", name.value);
+            found
+                .error(codes::BAD_CONNECTION, &rtu.span, message)
+                .help("for RTU frames over TCP write {tcp: HOST:PORT, framing: rtu}");
+            None
+        }
+        (None, None) => {
+            let message = format!("connection '{}' says neither tcp nor rtu", name.value);
+            found
+                .error(codes::BAD_CONNECTION, &name.span, message)
+                .help("such as {tcp: 192.168.1.50:502} or {rtu: /dev/ttyUSB0, baud: 9600, format: 8N1}");
+            None
+        }
+    }
+}
+
+fn line(written: &Connection) -> Line {
+    let baud = written.baud.as_ref().and_then(|baud| u32::try_from(baud.0).ok()).unwrap_or(DEFAULT_BAUD);
+    match written.format.as_ref().map(|at| at.value) {
+        None => Line { baud, data_bits: 8, parity: Parity::Even, stop_bits: 1 },
+        Some(format) => {
+            let parity = match format.parity {
+                'E' => Parity::Even,
+                'O' => Parity::Odd,
+                _ => Parity::None,
+            };
+            Line { baud, data_bits: format.data_bits, parity, stop_bits: format.stop_bits }
+        }
+    }
+}
+
+/// `HOST:PORT` or `[IPV6]:PORT`.
+pub fn host_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    Some((host_name(host)?, port_number(port)?))
+}
+
+/// A host's name or address, without the brackets of an IPv6 address.
+pub fn host_name(host: &str) -> Option<String> {
+    if let Some(inner) = host.strip_prefix('[') {
+        let address = inner.strip_suffix(']')?;
+        return address.parse::<std::net::Ipv6Addr>().ok().map(|_| address.to_string());
+    }
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
+    // RFC 1035, 2.3.4: a name has at most 255 octets.
+    (!host.is_empty() && host.len() <= 255 && host.chars().all(fits)).then(|| host.to_string())
+}
+
+/// 1 to 65535, digits only.
+pub fn port_number(port: &str) -> Option<u16> {
+    port.parse().ok().filter(|number| *number > 0 && port.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_ports_are_told_apart() {
+        assert_eq!(host_port("10.0.0.1:502"), Some(("10.0.0.1".into(), 502)));
+        assert_eq!(host_port("[fe80::1]:502"), Some(("fe80::1".into(), 502)));
+        assert_eq!(host_port("meter-1.local:1502"), Some(("meter-1.local".into(), 1502)));
+        for text in
+            ["10.0.0.1", ":502", "host:", "host:0", "host:70000", "host:+5", "fe80::1:502", "a b:1", "[x]:1"]
+        {
+            assert_eq!(host_port(text), None, "{text}");
+        }
+    }
+}

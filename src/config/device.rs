@@ -1,0 +1,270 @@
+//! Devices as written: a profile and its patches → a map, a budget, and what is read when.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::library::{Entry, Library};
+use super::rates;
+use super::written::{Device as Written, Late};
+use crate::budget::{Budget, OnLate};
+use crate::document::codes;
+use crate::document::read::At;
+use crate::document::suggest::did_you_mean;
+use crate::document::types::Either;
+use crate::mapping::compile::{self, Defaults, Selection, Written as WrittenPoint};
+use crate::mapping::compiled::DeviceMap;
+use crate::mapping::device::{Device, Limits};
+use crate::mapping::profile::LOCATIONS;
+use crate::mapping::written::Access;
+use crate::model::diagnostic::Diagnostics;
+
+/// Unit ids of devices on a serial line (MODBUS over serial line V1.02, 2.2); 0 is the broadcast.
+const SERIAL_UNITS: std::ops::RangeInclusive<i64> = 1..=247;
+
+/// What is known of a device, compiled or not.
+pub struct Outcome {
+    /// The device; `None` when something about it was reported.
+    pub device: Option<Device>,
+    /// The names of its points with whether they may be written, for `allow_write`; `None` when they are not known.
+    pub points: Option<Vec<(String, bool)>>,
+}
+
+/// Compiles a device. `serial`: is it behind a serial line? `None`: its connection is not known.
+pub fn compile(
+    name: &At<String>,
+    written: &Written,
+    serial: Option<bool>,
+    library: &mut Library,
+    found: &mut Diagnostics,
+) -> Outcome {
+    let before = found.errors();
+    let unit = serial.and_then(|serial| unit_id(name, written, serial, found));
+    let entry = written.profile.as_ref().and_then(|profile| library.get(profile, found));
+    // Nothing is said about points that nobody knows.
+    let profile_missing = entry.is_none() && (written.profile.is_some() || written.points.is_none());
+    if written.profile.is_none() {
+        check_needs_profile(name, written, found);
+    }
+    let limits = match (&entry, &written.limits) {
+        (Some(entry), None) => entry.limits.clone(),
+        (Some(entry), Some(patch)) => compile::limits(entry.limits.clone(), &patch.value),
+        (None, Some(patch)) => compile::limits(Limits::default(), &patch.value),
+        (None, None) => Limits::default(),
+    };
+    let (points, dropped) = merge(written, entry.as_deref(), profile_missing, found);
+    let map = if profile_missing {
+        None
+    } else {
+        let unchanged = written.points.is_none()
+            && written.only.is_none()
+            && written.except.is_none()
+            && written.rename.is_none()
+            && written.limits.is_none();
+        match &entry {
+            Some(entry) if unchanged => entry.map.clone(),
+            _ => {
+                let selection = Selection {
+                    only: written.only.as_ref().map(|at| at.value.0.as_slice()),
+                    except: written.except.as_ref().map_or(&[], |at| &at.value.0),
+                    rename: written.rename.as_ref().map_or(&[], |at| &at.value.0),
+                    dropped: &dropped,
+                    limits: written.given("limits"),
+                };
+                compile_map(name, entry.as_deref(), &points, &limits, selection, found)
+            }
+        }
+    };
+    let groups = match &map {
+        Some(map) if !written.faulty => {
+            check_published(name, map, found).and_then(|()| rates::groups(name, written, map, found))
+        }
+        _ => None,
+    };
+    let device = match (unit, map, groups) {
+        (Some(unit), Some(map), Some(groups)) if found.errors() == before && !written.faulty => {
+            Some(Device {
+                name: name.value.as_str().into(),
+                unit,
+                budget: budget(written),
+                map,
+                groups,
+                limits,
+            })
+        }
+        _ => None,
+    };
+    Outcome { device, points: (!profile_missing).then(|| writable(&points, written)) }
+}
+
+fn unit_id(name: &At<String>, written: &Written, serial: bool, found: &mut Diagnostics) -> Option<u8> {
+    match &written.unit_id {
+        Some(at) if serial && !SERIAL_UNITS.contains(&at.0) => {
+            let what = if at.0 == 0 { "0 is the broadcast, which nobody answers" } else { "it is reserved" };
+            found
+                .error(
+                    codes::UNIT_ID,
+                    &at.span,
+                    format!("no device on a serial line has the unit id {}: {what}", at.0),
+                )
+                .help("1 to 247 is allowed");
+            None
+        }
+        Some(at) => u8::try_from(at.0).ok(),
+        None if written.faulty => None,
+        None if serial => {
+            found
+                .error(codes::NO_UNIT_ID, &name.span, format!("device '{}' needs a unit_id", name.value))
+                .help("on a serial line each device has its own, 1 to 247");
+            None
+        }
+        // MODBUS Messaging on TCP/IP V1.0b, 4.4.2.3: servers reached directly ignore it; 1 works with those that don't.
+        None => Some(1),
+    }
+}
+
+/// Keys that change a profile's points are meaningless without a profile.
+fn check_needs_profile(name: &At<String>, written: &Written, found: &mut Diagnostics) {
+    if let Some(span) = written.given("rename") {
+        found
+            .error(codes::PATCH_WITHOUT_PROFILE, span, "'rename' without a profile")
+            .help("give the points the names that you want");
+    }
+    if written.points.is_none() && !written.faulty {
+        found
+            .error(
+                codes::NO_POINTS,
+                &name.span,
+                format!("device '{}' has neither a profile nor points", name.value),
+            )
+            .help("add profile: VENDOR/DEVICE, or points: {NAME: {holding: 0, type: uint16}}");
+    }
+}
+
+/// The profile's points with the device's patches, and then the device's own; and the names of those that were dropped.
+fn merge(
+    written: &Written,
+    entry: Option<&Entry>,
+    profile_missing: bool,
+    found: &mut Diagnostics,
+) -> (Vec<WrittenPoint>, Vec<At<String>>) {
+    let profile = entry.and_then(|entry| entry.written.points.as_ref()).map_or(&[][..], |at| &at.value.0);
+    let mut points: Vec<Option<WrittenPoint>> = profile.iter().cloned().map(Some).collect();
+    let index: HashMap<&str, usize> =
+        profile.iter().enumerate().map(|(at, (name, _))| (name.value.as_str(), at)).collect();
+    let mut dropped = Vec::new();
+    for (name, patch) in written.points.iter().flat_map(|at| &at.value.0) {
+        let known = index.get(name.value.as_str()).copied();
+        match (known, patch.as_ref().map(|nullable| &nullable.0)) {
+            (Some(at), Some(None)) => {
+                points[at] = None;
+                dropped.push(name.clone());
+            }
+            (Some(at), Some(Some(patch))) => {
+                let base = profile[at].1.clone();
+                points[at] = Some((name.clone(), base.map(|base| base.with_patch(patch.clone()))));
+            }
+            (Some(at), None) => points[at] = Some((name.clone(), None)),
+            (None, Some(None)) => {
+                if !profile_missing {
+                    unknown_point(name, &index, "nothing is dropped: there is", found);
+                }
+            }
+            // Without a location it is no point of its own: most likely a misspelt name of the profile's.
+            (None, Some(Some(patch)))
+                if !profile.is_empty()
+                    && !patch.faulty
+                    && LOCATIONS.iter().all(|key| patch.given(key).is_none()) =>
+            {
+                unknown_point(name, &index, "nothing is changed: there is", found);
+                points.push(Some((name.clone(), None)));
+            }
+            // The profile's name was wrong, and reported: this may be a change to one of its points.
+            (None, Some(Some(patch)))
+                if written.faulty
+                    && profile.is_empty()
+                    && LOCATIONS.iter().all(|key| patch.given(key).is_none()) =>
+            {
+                points.push(Some((name.clone(), None)));
+            }
+            (None, Some(Some(point))) => points.push(Some((name.clone(), Some(point.clone())))),
+            (None, None) => points.push(Some((name.clone(), None))),
+        }
+    }
+    (points.into_iter().flatten().collect(), dropped)
+}
+
+fn unknown_point(name: &At<String>, index: &HashMap<&str, usize>, what: &str, found: &mut Diagnostics) {
+    let mut known: Vec<&str> = index.keys().copied().collect();
+    known.sort_unstable();
+    let near = did_you_mean(&name.value, known);
+    found.error(
+        codes::UNKNOWN_POINT,
+        &name.span,
+        format!("{what} no point '{}' in the profile{near}", name.value),
+    );
+}
+
+fn compile_map(
+    name: &At<String>,
+    entry: Option<&Entry>,
+    points: &[WrittenPoint],
+    limits: &Limits,
+    selection: Selection<'_>,
+    found: &mut Diagnostics,
+) -> Option<Arc<DeviceMap>> {
+    let own = Defaults::default();
+    let defaults = entry.map_or(&own, |entry| &entry.defaults);
+    // The profile's own faults come up again with each device that uses it: reported once.
+    let mut later = Diagnostics::default();
+    let map = compile::compile(points, defaults, limits, selection, &name.span, &mut later);
+    found.absorb(later);
+    // A selection or a patch that changes nothing shares the profile's map.
+    let map = map?;
+    match entry.and_then(|entry| entry.map.as_ref()) {
+        Some(shared) if **shared == map => Some(Arc::clone(shared)),
+        _ => Some(Arc::new(map)),
+    }
+}
+
+fn check_published(name: &At<String>, map: &DeviceMap, found: &mut Diagnostics) -> Option<()> {
+    if map.points.iter().any(|point| point.published) {
+        return Some(());
+    }
+    found
+        .error(codes::NO_DEVICE_POINTS, &name.span, format!("device '{}' publishes no point", name.value))
+        .help("check only, except, internal and access");
+    None
+}
+
+fn budget(written: &Written) -> Budget {
+    match written.budget.as_ref().map(|at| &at.value) {
+        None => Budget::default(),
+        Some(Either::Short(within)) => Budget { within: within.0, late: OnLate::default() },
+        Some(Either::Long(words)) => {
+            let within = words.within.as_ref().map_or(Budget::default().within, |within| within.0);
+            let late = match words.late.as_ref().map(|late| late.value) {
+                None | Some(Late::Deliver) => OnLate::Deliver,
+                Some(Late::Drop) => OnLate::Drop,
+                Some(Late::Store) => OnLate::Store,
+            };
+            Budget { within, late }
+        }
+    }
+}
+
+/// The names that `allow_write` may use: the profile's, and those that points were renamed to.
+fn writable(points: &[WrittenPoint], written: &Written) -> Vec<(String, bool)> {
+    let may = |point: &WrittenPoint| {
+        let access = point.1.as_ref().and_then(|point| point.access.as_ref());
+        // A faulty point was reported: nothing more is said about it.
+        point.1.is_none() || access.is_some_and(|access| access.value != Access::Read)
+    };
+    let mut names: Vec<(String, bool)> =
+        points.iter().map(|point| (point.0.value.clone(), may(point))).collect();
+    for (old, new) in written.rename.iter().flat_map(|at| &at.value.0) {
+        if let (Some(new), Some((_, may))) = (new, names.iter().find(|(name, _)| *name == old.value)) {
+            names.push((new.0.clone(), *may));
+        }
+    }
+    names
+}

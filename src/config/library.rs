@@ -1,0 +1,145 @@
+//! Where profiles are found: beside the site, in given folders, installed, built in; each is read and compiled once.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::document::read::{At, Read as _, Reader};
+use crate::document::suggest::did_you_mean;
+use crate::document::{codes, source, yaml};
+use crate::mapping::compile::{self, Defaults, Selection};
+use crate::mapping::compiled::DeviceMap;
+use crate::mapping::device::Limits;
+use crate::mapping::profile::Profile;
+use crate::mapping::written::ProfileName;
+use crate::model::diagnostic::{Diagnostics, SourceFile, Span};
+
+/// Profiles that are part of the binary: names and texts.
+pub const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
+
+/// Where packages install profiles.
+const INSTALLED: &str = "/usr/share/taktbus/mappings";
+
+/// Names looked at for a suggestion, and how deep folders are searched for them.
+const MAX_NAMES: usize = 2_000;
+const MAX_FOLDER_DEPTH: usize = 4;
+
+/// A profile, read and compiled.
+pub struct Entry {
+    /// As written: what devices patch.
+    pub written: Profile,
+    /// What it says about all points.
+    pub defaults: Defaults,
+    /// What requests must respect.
+    pub limits: Limits,
+    /// The map of an unpatched device; `None` when the profile has errors.
+    pub map: Option<Arc<DeviceMap>>,
+}
+
+/// All profiles that a site uses.
+pub struct Library {
+    folders: Vec<PathBuf>,
+    read: HashMap<String, Option<Arc<Entry>>>,
+}
+
+impl Library {
+    /// Looks in `mappings/` beside the site file first, then in the given folders.
+    pub fn new(site_folder: &Path, given: &[PathBuf]) -> Self {
+        let mut folders = vec![site_folder.join("mappings")];
+        folders.extend(given.iter().cloned());
+        folders.push(PathBuf::from(INSTALLED));
+        Self { folders, read: HashMap::new() }
+    }
+
+    /// A profile. What is wrong with it is reported the first time; that it is missing, at each place that wants it.
+    pub fn get(&mut self, name: &At<ProfileName>, found: &mut Diagnostics) -> Option<Arc<Entry>> {
+        let key = &name.value.0;
+        if let Some(known) = self.read.get(key) {
+            return known.clone();
+        }
+        let file = match self.find(key) {
+            Some(Source::File(path)) => source::read(&path, found),
+            Some(Source::BuiltIn(text)) => {
+                let path = format!("(built in) mappings/{key}.yaml");
+                Some(Arc::new(SourceFile { path, text: text.to_string() }))
+            }
+            None => {
+                self.report_missing(name, found);
+                return None;
+            }
+        };
+        let entry = file.and_then(|file| read_profile(&file, found)).map(Arc::new);
+        if let Some(own) = entry.as_ref().and_then(|entry| entry.written.profile.as_ref())
+            && own.value.0 != *key
+        {
+            found
+                .warning(codes::PROFILE_NAME, &own.span, format!("this file was found as '{key}'"))
+                .help("a profile has the name of its file below mappings/");
+        }
+        self.read.insert(key.clone(), entry.clone());
+        entry
+    }
+
+    fn find(&self, name: &str) -> Option<Source> {
+        let file = format!("{name}.yaml");
+        let path = self.folders.iter().map(|folder| folder.join(&file)).find(|path| path.exists());
+        let built_in = || BUILT_IN.iter().find(|(built_in, _)| *built_in == name);
+        path.map(Source::File).or_else(|| built_in().map(|(_, text)| Source::BuiltIn(text)))
+    }
+
+    fn report_missing(&self, name: &At<ProfileName>, found: &mut Diagnostics) {
+        let mut names: BTreeSet<String> = BUILT_IN.iter().map(|(name, _)| name.to_string()).collect();
+        for folder in &self.folders {
+            collect_names(folder, "", MAX_FOLDER_DEPTH, &mut names);
+        }
+        let near = did_you_mean(&name.value.0, names.iter().map(String::as_str));
+        let mut looked: Vec<String> =
+            self.folders.iter().map(|folder| folder.display().to_string()).collect();
+        looked.push("the built-in profiles".into());
+        found
+            .error(
+                codes::UNKNOWN_PROFILE,
+                &name.span,
+                format!("there is no profile '{}'{near}", name.value.0),
+            )
+            .help(format!("looked for {}.yaml in {}", name.value.0, looked.join(", ")));
+    }
+}
+
+enum Source {
+    File(PathBuf),
+    BuiltIn(&'static str),
+}
+
+/// Reads and compiles a profile. `None` when the file is no map at all.
+pub fn read_profile(file: &Arc<SourceFile>, found: &mut Diagnostics) -> Option<Entry> {
+    let before = found.errors();
+    let node = yaml::parse(file, found)?;
+    let whole = Span { file: Arc::clone(file), range: 0..0 };
+    let written = Profile::read(&node, &mut Reader { file, found })?;
+    let defaults = Defaults::of(&written, found);
+    let limits = match &written.limits {
+        Some(limits) => compile::limits(Limits::default(), &limits.value),
+        None => Limits::default(),
+    };
+    let map = written.points.as_ref().and_then(|points| {
+        compile::compile(&points.value.0, &defaults, &limits, Selection::default(), &whole, found)
+    });
+    let map = map.filter(|_| found.errors() == before).map(Arc::new);
+    Some(Entry { written, defaults, limits, map })
+}
+
+fn collect_names(folder: &Path, prefix: &str, depth: usize, names: &mut BTreeSet<String>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        if names.len() >= MAX_NAMES {
+            return;
+        }
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(stem) = name.strip_suffix(".yaml") {
+            names.insert(format!("{prefix}{stem}"));
+        } else if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect_names(&entry.path(), &format!("{prefix}{name}/"), depth - 1, names);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Rates: profiles name them, sites give them a time.
+
+use std::collections::BTreeMap;
+
+use super::written::Device;
+use crate::document::codes;
+use crate::document::read::At;
+use crate::document::suggest::did_you_mean;
+use crate::document::types::Either;
+use crate::mapping::compiled::{DeviceMap, PointIx};
+use crate::mapping::device::{Every, Group};
+use crate::model::diagnostic::Diagnostics;
+
+/// The built-in rate: once per connection.
+const ONCE: &str = "once";
+
+/// The rate of points that name none, and the interval of rates that the site does not name.
+const DEFAULT: &str = "default";
+
+/// How many points a message names.
+const MAX_NAMED: usize = 4;
+
+/// Which points are read how often. `None` is reported.
+pub fn groups(
+    name: &At<String>,
+    device: &Device,
+    map: &DeviceMap,
+    found: &mut Diagnostics,
+) -> Option<Vec<Group>> {
+    let before = found.errors();
+    let mut groups: BTreeMap<Every, Vec<PointIx>> = BTreeMap::new();
+    let mut without: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (at, point) in map.points.iter().enumerate().filter(|(_, point)| point.published) {
+        match every(device, &point.rate) {
+            Some(every) => groups.entry(every).or_default().push(PointIx(at as u32)),
+            None => without.entry(&point.rate).or_default().push(&point.name),
+        }
+    }
+    let span = device.every.as_ref().map_or(&name.span, |at| &at.span);
+    for (rate, points) in without {
+        let mut named = points[..points.len().min(MAX_NAMED)].join(", ");
+        if points.len() > MAX_NAMED {
+            named += &format!(" and {} more", points.len() - MAX_NAMED);
+        }
+        let message = match rate {
+            DEFAULT => format!("device '{}' has no interval for {named}", name.value),
+            rate => format!("device '{}' has no interval for rate '{rate}' of {named}", name.value),
+        };
+        let help = if rate == DEFAULT {
+            "add every: 5s"
+        } else {
+            "add it, or default, such as every: {fast: 1s, default: 5s}"
+        };
+        found.error(codes::NO_INTERVAL, span, message).help(help);
+    }
+    check_names(device, map, found);
+    let groups = groups.into_iter().map(|(every, points)| Group { every, points }).collect();
+    (found.errors() == before).then_some(groups)
+}
+
+fn every(device: &Device, rate: &str) -> Option<Every> {
+    if rate == ONCE {
+        return Some(Every::Once);
+    }
+    let interval = match &device.every.as_ref()?.value {
+        Either::Short(interval) => Some(interval.0),
+        Either::Long(rates) => [rate, DEFAULT].iter().find_map(|wanted| {
+            let (_, interval) = rates.0.iter().find(|(name, _)| name.value == *wanted)?;
+            interval.map(|interval| interval.0)
+        }),
+    };
+    interval.map(Every::Interval)
+}
+
+/// Rates of the site that no point has are probably misspelt.
+fn check_names(device: &Device, map: &DeviceMap, found: &mut Diagnostics) {
+    let Some(Either::Long(rates)) = device.every.as_ref().map(|at| &at.value) else { return };
+    for (name, _) in &rates.0 {
+        if name.value == ONCE {
+            found
+                .error(codes::BUILT_IN_RATE, &name.span, "'once' is built in: once per connection")
+                .help("remove it, or give the points another rate");
+        } else if name.value != DEFAULT && map.points.iter().all(|point| *point.rate != *name.value) {
+            let near = did_you_mean(&name.value, map.points.iter().map(|point| &*point.rate));
+            found.warning(
+                codes::UNUSED_RATE,
+                &name.span,
+                format!("no point has the rate '{}'{near}", name.value),
+            );
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! A site as written → a plan: every part is checked, whatever is wrong with the others.
+
+use std::collections::HashMap;
+
+use super::library::Library;
+use super::plan::{Connection, Protocol, Route, SinkConfig, Site};
+use super::{connection, device, publish, written};
+use crate::document::codes;
+use crate::document::read::At;
+use crate::document::suggest::did_you_mean;
+use crate::drivers::modbus::config::Link;
+use crate::mapping::device::Device;
+use crate::model::diagnostic::{Diagnostics, Span};
+
+/// The writable points of each device that is known.
+type Writable = HashMap<String, Option<Vec<(String, bool)>>>;
+
+/// Compiles a site. `None` when something was reported.
+pub fn compile(written: &written::Site, library: &mut Library, found: &mut Diagnostics) -> Option<Site> {
+    let mut connections = connections(written, found);
+    let writable = devices(written, library, &mut connections, found);
+    check_allow_write(written, &writable, found);
+    let routes = routes(written, found);
+    let name = written.site.as_ref()?.value.0.clone();
+    if found.has_errors() {
+        return None;
+    }
+    let connections = connections
+        .into_iter()
+        .filter(|known| known.used)
+        .map(|known| {
+            let protocol = Protocol::Modbus(known.config?);
+            Some(Connection { name: known.name.value.clone(), protocol, devices: known.devices })
+        })
+        .collect::<Option<Vec<_>>>()?;
+    Some(Site { name, connections, routes: routes? })
+}
+
+/// A connection of the file, and what hangs on it.
+struct Known<'w> {
+    name: &'w At<String>,
+    config: Option<crate::drivers::modbus::config::ModbusConfig>,
+    devices: Vec<Device>,
+    used: bool,
+}
+
+fn connections<'w>(written: &'w written::Site, found: &mut Diagnostics) -> Vec<Known<'w>> {
+    let Some(at) = &written.connections else { return Vec::new() };
+    if at.value.0.is_empty() {
+        found
+            .error(codes::NOTHING_TO_DO, &at.span, "there are no connections")
+            .help("such as lan: {tcp: 192.168.1.50:502}");
+    }
+    let all = at.value.0.iter();
+    all.map(|(name, connection)| {
+        let config = connection.as_ref().and_then(|connection| connection::compile(name, connection, found));
+        Known { name, config, devices: Vec::new(), used: false }
+    })
+    .collect()
+}
+
+fn devices(
+    written: &written::Site,
+    library: &mut Library,
+    connections: &mut [Known<'_>],
+    found: &mut Diagnostics,
+) -> Writable {
+    let mut writable = Writable::new();
+    let Some(at) = &written.devices else { return writable };
+    if at.value.0.is_empty() {
+        found
+            .error(codes::NOTHING_TO_DO, &at.span, "there are no devices")
+            .help("such as meter: {via: lan, profile: …, every: 5s}");
+    }
+    for (name, device) in &at.value.0 {
+        let Some(device) = device else {
+            writable.insert(name.value.clone(), None);
+            continue;
+        };
+        let position =
+            device.via.as_ref().and_then(|via| resolve(&via.value.0, &via.span, connections, found));
+        let serial = position
+            .and_then(|at| connections[at].config.as_ref())
+            .map(|config| !matches!(config.link, Link::Tcp { .. }));
+        let outcome = device::compile(name, device, serial, library, found);
+        writable.insert(name.value.clone(), outcome.points);
+        if let Some(at) = position {
+            connections[at].used = true;
+            connections[at].devices.extend(outcome.device);
+        }
+    }
+    for known in connections.iter().filter(|known| !known.used) {
+        let message = format!("no device uses connection '{}'", known.name.value);
+        found.warning(codes::UNUSED_CONNECTION, &known.name.span, message);
+    }
+    writable
+}
+
+fn resolve(name: &str, span: &Span, connections: &[Known<'_>], found: &mut Diagnostics) -> Option<usize> {
+    let at = connections.iter().position(|known| known.name.value == name);
+    if at.is_none() {
+        let near = did_you_mean(name, connections.iter().map(|known| known.name.value.as_str()));
+        found.error(codes::UNKNOWN_CONNECTION, span, format!("there is no connection '{name}'{near}"));
+    }
+    at
+}
+
+fn check_allow_write(written: &written::Site, writable: &Writable, found: &mut Diagnostics) {
+    for (device, points) in written.allow_write.iter().flat_map(|at| &at.value.0) {
+        let Some(known) = writable.get(&device.value) else {
+            let near = did_you_mean(&device.value, writable.keys().map(String::as_str));
+            found.error(
+                codes::UNKNOWN_DEVICE,
+                &device.span,
+                format!("there is no device '{}'{near}", device.value),
+            );
+            continue;
+        };
+        let (Some(known), Some(points)) = (known, points) else { continue };
+        for point in &points.0 {
+            match known.iter().find(|(name, _)| *name == point.value.0) {
+                Some((_, true)) => {}
+                Some((name, false)) => {
+                    found
+                        .error(codes::READ_ONLY, &point.span, format!("point '{name}' can only be read"))
+                        .help("its access is r, the default; a point to write has access: rw");
+                }
+                None => {
+                    let near = did_you_mean(&point.value.0, known.iter().map(|(name, _)| name.as_str()));
+                    let message = format!("device '{}' has no point '{}'{near}", device.value, point.value.0);
+                    found.error(codes::UNKNOWN_POINT, &point.span, message);
+                }
+            }
+        }
+    }
+}
+
+fn routes(written: &written::Site, found: &mut Diagnostics) -> Option<Vec<Route>> {
+    let at = written.publish.as_ref()?;
+    if at.value.0.is_empty() {
+        found
+            .error(codes::NOTHING_TO_DO, &at.span, "nothing is published")
+            .help("such as cloud: {mqtt: mqtt://localhost:1883}");
+    }
+    let site = written.site.as_ref().map_or("", |site| &site.value.0);
+    let devices: Vec<&At<String>> =
+        written.devices.iter().flat_map(|at| &at.value.0).map(|(name, _)| name).collect();
+    let mut clients: HashMap<(String, u16, String), &At<String>> = HashMap::new();
+    let mut routes = Vec::new();
+    for (name, route) in &at.value.0 {
+        let Some(config) =
+            route.as_ref().and_then(|route| publish::compile(name, route, site, &devices, found))
+        else {
+            continue;
+        };
+        let client = (config.host.clone(), config.port, config.client_id.clone());
+        if let Some(other) = clients.insert(client, name) {
+            // MQTT 3.1.1, [MQTT-3.1.4-2]: the broker disconnects the first when the second comes.
+            let message =
+                format!("routes '{}' and '{}' are the same client to one broker", other.value, name.value);
+            found.error(codes::CLIENT_ID, &name.span, message).help("give one of them another client_id");
+        }
+        routes.push(Route { name: name.value.clone(), sink: SinkConfig::Mqtt(config) });
+    }
+    Some(routes)
+}

@@ -1,0 +1,242 @@
+//! Site files as written: where devices hang, how often they are read, how late a value may be, where it goes.
+//! The only list of their keys.
+
+use serde_json::{Value, json};
+
+use crate::document::codes;
+use crate::document::fields::{choice, document};
+use crate::document::read::{Read, Reader};
+use crate::document::scalar::{Meaning, meaning, shortened};
+use crate::document::schema::Schemas;
+use crate::document::types::{Duration, Either, Int, Interval, List, Name, Names, Nullable, Rest, Text};
+use crate::document::yaml::{Kind as NodeKind, Node};
+use crate::mapping::profile::{Limits, Point};
+use crate::mapping::written::ProfileName;
+
+/// A budget: 1 ms to 1 h.
+pub type Within = Duration<1, 3_600_000>;
+
+document! {
+    /// A site: its connections, the devices behind them, and where their values go.
+    pub struct Site ("a site file") {
+        /// The site's name, part of topics and messages.
+        required site: Name,
+        /// Serial lines and network addresses, by name.
+        required connections: Names<Connection>,
+        /// The devices, by name.
+        required devices: Names<Device>,
+        /// Where the values go, by name.
+        required publish: Names<Publish>,
+        /// Points that may be written, by device; nothing else is ever written.
+        optional allow_write: Names<List<Name>>,
+    }
+}
+
+document! {
+    /// A serial line, or an address in the network.
+    pub struct Connection ("a connection") {
+        /// HOST:PORT of a Modbus TCP server, or of a serial device server.
+        optional tcp: Text,
+        /// The device file of a serial line; /dev/serial/by-id/… survives renumbering.
+        optional rtu: Text,
+        /// What travels over tcp: Modbus TCP, or RTU frames of a serial device server. Default tcp.
+        optional framing: Framing,
+        /// Bits per second of a serial line. Default 19200.
+        optional baud: Int<110, 4_000_000>,
+        /// Data bits, parity and stop bits of a serial line. Default 8E1.
+        optional format: Format,
+        /// How long to wait for an answer.
+        optional response_timeout: Duration<1, 60_000>,
+        /// Rest between an answer and the next request.
+        optional delay_between_requests: Rest,
+        /// Rest after the connection came up.
+        optional delay_after_connect: Rest,
+    }
+    unsupported: [("opcua", "OPC UA"), ("security", "'security'"), ("user", "'user'"), ("password", "'password'")]
+}
+
+document! {
+    /// A device: one unit id behind a connection.
+    pub struct Device ("a device") {
+        /// The connection it hangs on.
+        required via: Name,
+        /// Its unit id: 1 to 247 on a serial line, 0 to 255 on TCP. Default on TCP: 1.
+        optional unit_id: Int<0, 255>,
+        /// What it is.
+        optional profile: ProfileName,
+        /// How often it is read: one interval, or one per rate (default for all others).
+        optional every: Either<Interval, Names<Interval>>,
+        /// How late its values may be, from the request to the broker's acknowledgement. Default 1s.
+        optional budget: Either<Within, BudgetWords>,
+        /// Points of its own, changed keys of the profile's points, or null to drop one.
+        optional points: Names<Nullable<Point>>,
+        /// Publish only these points.
+        optional only: List<Name>,
+        /// Publish all but these points.
+        optional except: List<Name>,
+        /// Other names for the profile's points.
+        optional rename: Names<Name>,
+        /// What requests must respect, where it differs from the profile.
+        optional limits: Limits,
+    }
+    unsupported: [
+        ("namespace", "OPC UA ('namespace')"), ("subscribe", "OPC UA ('subscribe')"), ("parameters", "'parameters'")
+    ]
+}
+
+document! {
+    /// How late values may be, and what happens to those that are later.
+    pub struct BudgetWords ("a budget") {
+        /// From the request on the wire to the broker's acknowledgement.
+        required within: Within,
+        /// What happens to a value that misses it. Default deliver.
+        optional late: Late,
+    }
+}
+
+choice! {
+    /// What happens to a value that misses its budget.
+    pub enum Late ("a way to treat late values") {
+        /// Sent, marked with late_ms.
+        Deliver = "deliver",
+        /// Never sent late; accounted for in a gap record.
+        Drop = "drop",
+        /// Joins the backlog, so that fresh data overtakes it.
+        Store = "store",
+    }
+}
+
+choice! {
+    /// What travels over a TCP connection.
+    pub enum Framing ("a framing") {
+        /// Modbus TCP.
+        Tcp = "tcp",
+        /// RTU frames with CRC.
+        Rtu = "rtu",
+    }
+    unsupported: ["ascii"]
+}
+
+document! {
+    /// A way north.
+    pub struct Publish ("a route") {
+        /// The broker: mqtt://HOST[:PORT], or mqtts://… with TLS.
+        required mqtt: Text,
+        /// The MQTT client identifier. Default taktbus-SITE.
+        optional client_id: Text,
+        /// User name.
+        optional user: Text,
+        /// Password: {env: NAME}, {file: PATH}, or the text itself.
+        optional password: Either<Text, SecretWords>,
+        /// Topic of a device's messages. Default taktbus/{site}/{device}.
+        optional topic: Text,
+        /// Topic of the gateway's status. Default: the topic up to {device}, and status.
+        optional status_topic: Text,
+        /// Quality of service. Default 1.
+        optional qos: Int<0, 1>,
+        /// Keep-alive interval. Default 10s.
+        optional keep_alive: Duration<1_000, 65_535_000>,
+        /// How many messages may wait for their acknowledgement. Default 100.
+        optional window: Int<1, 65_535>,
+        /// PEM file of the certificate authorities to trust. Default: the system's.
+        optional ca: Text,
+        /// PEM file of the client's certificate chain.
+        optional cert: Text,
+        /// PEM file of the client's private key.
+        optional key: Text,
+        /// Memory for messages that wait while the broker is away. Default 32MiB.
+        optional backlog: Size,
+    }
+    unsupported: [("http", "HTTP")]
+}
+
+document! {
+    /// Where a secret is.
+    pub struct SecretWords ("a secret") {
+        /// The environment variable that holds it.
+        optional env: Text,
+        /// The file that holds it.
+        optional file: Text,
+    }
+}
+
+/// A serial line's data bits, parity and stop bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// Data bits: RTU needs 8.
+    pub data_bits: u8,
+    /// `N`, `E` or `O`.
+    pub parity: char,
+    /// 1 or 2.
+    pub stop_bits: u8,
+}
+
+impl Read for Format {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        // Bare 8E1 is a float to YAML (80): the text counts.
+        let NodeKind::Scalar { text, .. } = &node.kind else {
+            to.expected(node, "data bits, parity and stop bits").help("such as 8E1 or 8N1");
+            return None;
+        };
+        match text.as_bytes() {
+            [b'8', parity @ (b'N' | b'E' | b'O'), stop @ (b'1' | b'2')] => {
+                return Some(Self { data_bits: 8, parity: char::from(*parity), stop_bits: stop - b'0' });
+            }
+            [b'7', ..] => {
+                // MODBUS over serial line V1.02, 2.5.1: RTU characters have 8 data bits.
+                to.error(codes::BAD_LINE, node, "RTU needs 8 data bits")
+                    .help("such as 8E1; 7 is for Modbus ASCII");
+            }
+            _ => {
+                to.error(
+                    codes::BAD_LINE,
+                    node,
+                    format!("'{}' is no format of a serial line", shortened(&text)),
+                )
+                .help("data bits, parity (N, E, O) and stop bits: 8E1, 8N1, 8O1, 8N2");
+            }
+        }
+        None
+    }
+
+    fn schema(_: &mut Schemas) -> Value {
+        // 80 and 800 are what bare 8E1 and 8E2 are to an editor.
+        json!({ "enum": ["8E1", "8N1", "8O1", "8N2", "8E2", "8O2", 80, 800] })
+    }
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub usize);
+
+/// Smallest and largest backlog, in KiB: a few messages, and what a 32-bit gateway can address.
+const SIZES_KIB: std::ops::RangeInclusive<u64> = 64..=1024 * 1024;
+
+impl Read for Size {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        const EXAMPLES: &str = "such as 512KiB or 64MiB, from 64KiB to 1GiB";
+        let text = match meaning(node) {
+            Meaning::Bare(text) | Meaning::Quoted(text) => text,
+            _ => {
+                to.expected(node, "a size in bytes").help(EXAMPLES);
+                return None;
+            }
+        };
+        let units = [("KiB", 1), ("MiB", 1024), ("GiB", 1024 * 1024)];
+        let kib = units.iter().find_map(|(unit, kib)| {
+            text.strip_suffix(unit)?.trim_end().parse::<u64>().ok()?.checked_mul(*kib)
+        });
+        match kib.filter(|kib| SIZES_KIB.contains(kib)) {
+            Some(kib) => usize::try_from(kib * 1024).ok().map(Self),
+            None => {
+                to.error(codes::BAD_SIZE, node, format!("'{}' is no size for this", shortened(text)))
+                    .help(EXAMPLES);
+                None
+            }
+        }
+    }
+
+    fn schema(_: &mut Schemas) -> Value {
+        json!({ "type": "string", "pattern": "^[0-9]+ ?(KiB|MiB|GiB)$", "examples": ["64MiB"] })
+    }
+}

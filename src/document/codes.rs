@@ -1,0 +1,119 @@
+//! The codes of all findings, with one line on each: the only place where a code is written.
+
+/// Declares the codes as constants and as a table.
+macro_rules! codes {
+    ($($name:ident = $code:literal, $title:literal;)*) => {
+        $(#[doc = $title] pub const $name: &str = $code;)*
+
+        /// Every code with its title, and the name of its constant.
+        pub const TABLE: &[(&str, &str, &str)] = &[$(($code, $title, stringify!($name))),*];
+    };
+}
+
+codes! {
+    FILE_UNREADABLE = "E001", "A file cannot be read.";
+    FILE_TOO_LARGE = "E002", "A file is larger than a configuration may be.";
+    NOT_UTF8 = "E003", "A file is not UTF-8 text.";
+    YAML_SYNTAX = "E004", "The text is not YAML.";
+    YAML_DEPTH = "E005", "Lists and maps are nested too deep.";
+    YAML_SIZE = "E006", "The document is too big, perhaps through its aliases.";
+    YAML_TAG = "E007", "A YAML tag; types follow from the keys.";
+    YAML_ANCHOR = "E008", "An alias that resolves to nothing.";
+    YAML_DOCUMENTS = "E009", "More than one document in a file.";
+    UNKNOWN_KEY = "E010", "A key that this map does not have.";
+    DUPLICATE_KEY = "E011", "A key that is given twice.";
+    MISSING_KEY = "E012", "A required key is missing.";
+    WRONG_TYPE = "E013", "A value of another type is expected.";
+    OUT_OF_RANGE = "E014", "A number is outside its range.";
+    LEADING_ZERO = "E015", "A number with leading zeros, which some tools take for octal.";
+    BARE_WORD = "E016", "A bare boolean, null or number where text is expected.";
+    SEXAGESIMAL = "E017", "Digits, a colon and digits: neither a number nor a key.";
+    MERGE_KEY = "E018", "The merge key <<, which YAML 1.2 does not have.";
+    BAD_KEY = "E019", "A key that is no word.";
+    UNKNOWN_WORD = "E020", "A word that is not among those allowed.";
+    BAD_NAME = "E021", "A name with characters that topics and logs cannot carry.";
+    BAD_DURATION = "E022", "Not a duration.";
+    BAD_NUMBER = "E023", "Not a number as it is written here.";
+    BAD_SIZE = "E024", "Not a size in bytes.";
+    UNSUPPORTED = "E025", "Something that this version does not do.";
+    BAD_TEXT = "E026", "A text that is too long or has control characters.";
+    NO_LOCATION = "E030", "A point that does not say where its value is.";
+    TWO_LOCATIONS = "E031", "A point that says twice where its value is.";
+    ADDRESS = "E032", "An address that Modbus does not have.";
+    PAPER_REFERENCE = "E033", "A reference that is in none of the four tables.";
+    NO_TYPE = "E034", "A register without a type.";
+    TYPE_MISMATCH = "E035", "A key that does not go with the point's type or table.";
+    REGISTER_COUNT = "E036", "A list of registers whose length is not that of the type.";
+    STRING_LENGTH = "E037", "A string without a length, or with one that is too long.";
+    BIT_RANGE = "E038", "A bit or mask outside the value.";
+    INVALID_VALUE = "E039", "An `invalid` value that the type cannot hold.";
+    ZERO_SCALE = "E040", "A scale that makes every value 0.";
+    UNKNOWN_POINT = "E041", "A point that does not exist.";
+    CYCLE = "E042", "Points that are computed from each other.";
+    BAD_DEADBAND = "E043", "A deadband that is no distance.";
+    DUPLICATE_VALUE = "E044", "A number, bit or register that is listed twice.";
+    FUNCTION_NOT_ALLOWED = "E045", "A point in a table that the device has no function code for.";
+    VALUE_TOO_WIDE = "E046", "A value that needs more registers than one request may have.";
+    WRITE_ONLY = "E047", "A point that cannot be read is needed.";
+    NO_POINTS = "E048", "A device or profile without points.";
+    UNKNOWN_PROFILE = "E050", "A profile that is nowhere.";
+    UNKNOWN_CONNECTION = "E051", "A device behind a connection that does not exist.";
+    UNKNOWN_DEVICE = "E052", "A device that does not exist.";
+    NO_UNIT_ID = "E053", "A device on a serial line without a unit id.";
+    UNIT_ID = "E054", "A unit id that no device on a serial line may have.";
+    NO_INTERVAL = "E055", "Points whose rate has no interval.";
+    NOTHING_TO_DO = "E056", "A site without devices, connections or routes.";
+    BAD_CONNECTION = "E057", "A connection that is not of exactly one kind.";
+    BAD_LINE = "E058", "A serial line's settings that make no sense.";
+    BAD_HOST = "E059", "Not a HOST:PORT.";
+    BAD_URL = "E060", "Not an address of a broker.";
+    TOPIC = "E061", "A topic that MQTT does not allow, or an unknown placeholder.";
+    TOPIC_COLLISION = "E062", "Two topics that would be the same.";
+    NAME_COLLISION = "E063", "Two points that would have the same name.";
+    TLS_ONLY = "E064", "A TLS setting without TLS.";
+    NO_DEVICE_POINTS = "E065", "A device with nothing to read.";
+    BAD_SECRET = "E066", "A secret that says not exactly one place.";
+    BUILT_IN_RATE = "E067", "An interval for the built-in rate `once`.";
+    PATCH_WITHOUT_PROFILE = "E068", "A change to a profile's points without a profile.";
+    CLIENT_ID = "E069", "Two routes with the same client id at one broker.";
+    READ_ONLY = "E070", "A point to write that can only be read.";
+    UNUSED_CONNECTION = "W001", "A connection that no device uses.";
+    CLEAR_PASSWORD = "W002", "A password that travels unencrypted.";
+    UNUSED_RATE = "W003", "An interval for a rate that no point has.";
+    PROFILE_NAME = "W004", "A profile whose name is not that of its file.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn sources(folder: &Path, all: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, all);
+            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("document/codes.rs") {
+                all.push_str(&std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn every_code_is_listed_once_and_used() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut text = String::new();
+        for folder in ["document", "mapping", "config"] {
+            sources(&root.join(folder), &mut text);
+        }
+        let mut known = std::collections::BTreeSet::new();
+        for (code, title, name) in TABLE {
+            assert!(known.insert(code), "{code} is listed twice");
+            assert!(title.ends_with('.'), "{code}");
+            assert!(text.contains(&format!("codes::{name}")), "{name} is used nowhere");
+        }
+        for start in text.match_indices("\"E0").map(|(at, _)| at) {
+            panic!("a code is written as text: {}", &text[start..start + 6]);
+        }
+    }
+}

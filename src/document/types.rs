@@ -1,0 +1,514 @@
+//! The kinds of values that documents are made of: texts, names, numbers, durations, lists and maps.
+
+use std::time::Duration as StdDuration;
+
+use serde_json::{Value, json};
+
+use super::codes;
+use super::read::{At, Read, Reader};
+use super::scalar::{Meaning, is_old_boolean, meaning, sexagesimal, shortened};
+use super::schema::Schemas;
+use super::yaml::{Kind, Node};
+use crate::model::decimal::Decimal;
+
+/// Longest text, in bytes; a label or a title needs less.
+const MAX_TEXT: usize = 4_096;
+
+/// Longest name, in characters: names are part of topics and of every message.
+pub const MAX_NAME: usize = 64;
+
+/// A text. A bare word that some parser takes for something else is refused.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Text(pub String);
+
+impl Read for Text {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        let text = match meaning(node) {
+            Meaning::Quoted(text) => text,
+            Meaning::Bare(text) if is_old_boolean(text) => {
+                to.error(codes::BARE_WORD, node, format!("bare {text} is a boolean to some YAML parsers"))
+                    .help(format!("write '{text}' in quotes"));
+                return None;
+            }
+            Meaning::Bare(text) => text,
+            Meaning::Bool(_) | Meaning::Integer(_) | Meaning::Float(_) => {
+                let Kind::Scalar { text, .. } = &node.kind else { return None };
+                let word = shortened(text);
+                to.error(codes::BARE_WORD, node, format!("text is expected, and bare {word} is none"))
+                    .help(format!("write '{word}' in quotes"));
+                return None;
+            }
+            Meaning::Null => {
+                to.error(codes::BARE_WORD, node, "text is expected, but nothing is given")
+                    .help("write '' for an empty text");
+                return None;
+            }
+            Meaning::List | Meaning::Map => {
+                to.expected(node, "text");
+                return None;
+            }
+        };
+        if text.len() > MAX_TEXT || text.chars().any(|c| c.is_control() && c != '\n') {
+            to.error(
+                codes::BAD_TEXT,
+                node,
+                format!("a text has at most {MAX_TEXT} bytes and no control characters"),
+            );
+            return None;
+        }
+        Some(Self(text.to_string()))
+    }
+
+    fn schema(_: &mut Schemas) -> Value {
+        json!({ "type": "string" })
+    }
+}
+
+/// The name of a site, connection, device, point or rate: letters, digits, `_`, `-`, `.`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name(pub String);
+
+impl Read for Name {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        let Text(text) = Text::read(node, to)?;
+        check_name(&text, node, to)
+    }
+
+    fn schema(schemas: &mut Schemas) -> Value {
+        schemas.named("Name", |_| json!({ "type": "string", "pattern": NAME_PATTERN }))
+    }
+}
+
+const NAME_PATTERN: &str = r"^[\p{L}\p{N}_.-]{1,64}$";
+
+fn check_name(text: &str, node: &Node, to: &mut Reader<'_>) -> Option<Name> {
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if text.is_empty() || text.chars().count() > MAX_NAME || !text.chars().all(fits) {
+        to.error(codes::BAD_NAME, node, format!("'{}' is no name", shortened(text)))
+            .help("names have 1 to 64 letters, digits, '_', '-' and '.': they become part of topics");
+        return None;
+    }
+    Some(Name(text.to_string()))
+}
+
+/// `true` or `false`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flag(pub bool);
+
+impl Read for Flag {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        match meaning(node) {
+            Meaning::Bool(value) => Some(Self(value)),
+            Meaning::Bare(text) if is_old_boolean(text) => {
+                let meant = matches!(text.to_ascii_lowercase().as_str(), "y" | "yes" | "on");
+                to.expected(node, "true or false").help(format!("write {meant}"));
+                None
+            }
+            _ => {
+                to.expected(node, "true or false");
+                None
+            }
+        }
+    }
+
+    fn schema(_: &mut Schemas) -> Value {
+        json!({ "type": "boolean" })
+    }
+}
+
+/// A whole number, decimal or hexadecimal, from `MIN` to `MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Int<const MIN: i64, const MAX: i64>(pub i64);
+
+impl<const MIN: i64, const MAX: i64> Read for Int<MIN, MAX> {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        let number = whole_number(node, to)?;
+        match i64::try_from(number) {
+            Ok(number) if (MIN..=MAX).contains(&number) => Some(Self(number)),
+            _ => {
+                to.error(
+                    codes::OUT_OF_RANGE,
+                    node,
+                    format!("{number} is out of range: {MIN} to {MAX} is allowed"),
+                );
+                None
+            }
+        }
+    }
+
+    fn schema(_: &mut Schemas) -> Value {
+        json!({ "type": "integer", "minimum": MIN, "maximum": MAX })
+    }
+}
+
+/// A whole number of any size; reports everything that only looks like one.
+pub fn whole_number(node: &Node, to: &mut Reader<'_>) -> Option<i128> {
+    match meaning(node) {
+        Meaning::Integer(text) => parse_whole(text, node, to),
+        Meaning::Quoted(text) if parse_digits(text).is_some() => {
+            to.expected(node, "a whole number").help(format!("write {} without quotes", shortened(text)));
+            None
+        }
+        Meaning::Bare(text) => {
+            if let Some((left, right)) = sexagesimal(text) {
+                to.error(codes::SEXAGESIMAL, node, format!("'{text}' is no number")).help(format!(
+                    "for one bit of a register write its number and the bit: `holding: {left}, bit: {right}`"
+                ));
+            } else if text.contains(['_', '\'']) && text.starts_with(|c: char| c.is_ascii_digit()) {
+                to.error(codes::BAD_NUMBER, node, format!("'{}' is no number", shortened(text)))
+                    .help("write digits only");
+            } else {
+                to.expected(node, "a whole number");
+            }
+            None
+        }
+        _ => {
+            to.expected(node, "a whole number");
+            None
+        }
+    }
+}
+
+fn parse_whole(text: &str, node: &Node, to: &mut Reader<'_>) -> Option<i128> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if text.starts_with("0o") {
+        to.error(codes::BAD_NUMBER, node, format!("{} is octal", shortened(text)))
+            .help("write decimal, or hexadecimal as 0x…");
+        return None;
+    }
+    if digits.len() > 1 && digits.starts_with('0') && !text.starts_with("0x") {
+        let meant = digits.trim_start_matches('0');
+        let meant = if meant.is_empty() { "0" } else { meant };
+        to.error(
+            codes::LEADING_ZERO,
+            node,
+            format!("{} has a leading zero, which is octal to some", shortened(text)),
+        )
+        .help(format!("an address is written without leading zeros: write {}", shortened(meant)));
+        return None;
+    }
+    let number = parse_digits(text);
+    if number.is_none() {
+        to.error(codes::OUT_OF_RANGE, node, format!("{} has too many digits", shortened(text)));
+    }
+    number
+}
+
+fn parse_digits(text: &str) -> Option<i128> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).ok().map(i128::from),
+        None => text.parse().ok(),
+    }
+}
+
+/// An exact decimal number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Number(pub Decimal);
+
+impl Read for Number {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        match meaning(node) {
+            Meaning::Integer(text) => {
+                let whole = parse_whole(text, node, to)?;
+                match Decimal::try_new(whole, 0) {
+                    Some(number) => Some(Self(number)),
+                    None => {
+                        to.error(codes::OUT_OF_RANGE, node, "the number has too many digits");
+                        None
+                    }
+                }
+            }
+            Meaning::Float(text) => match text.parse() {
+                Ok(number) => Some(Self(number)),
+                Err(error) => {
+                    to.error(codes::BAD_NUMBER, node, format!("{} is {error}", shortened(text)));
+                    None
+                }
+            },
+            Meaning::Bare(text) if text.replacen(',', ".", 1).parse::<Decimal>().is_ok() => {
+                to.expected(node, "a number").help(format!("write {}", text.replacen(',', ".", 1)));
+                None
+            }
+            Meaning::Bare(text) if text.contains('/') => {
+                to.expected(node, "a number").help("write a decimal number: 0.1 for 1/10");
+                None
+            }
+            Meaning::Quoted(text) if text.parse::<Decimal>().is_ok() => {
+                to.expected(node, "a number").help(format!("write {text} without quotes"));
+                None
+            }
+            _ => {
+                to.expected(node, "a number");
+                None
+            }
+        }
+    }
+
+    fn schema(_: &mut Schemas) -> Value {
+        json!({ "type": "number" })
+    }
+}
+
+/// A time with its unit, from `MIN` to `MAX` milliseconds: `500ms`, `5s`, `1.5s`, `1m`, `2h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Duration<const MIN: u64, const MAX: u64>(pub StdDuration);
+
+/// Milliseconds of a day.
+pub const DAY: u64 = 24 * 60 * 60 * 1000;
+
+/// How often something is read: 1 ms to 24 h.
+pub type Interval = Duration<1, DAY>;
+
+/// A rest between two steps on the wire: up to 10 min.
+pub type Rest = Duration<0, 600_000>;
+
+impl<const MIN: u64, const MAX: u64> Read for Duration<MIN, MAX> {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        let text = match meaning(node) {
+            Meaning::Bare(text) | Meaning::Quoted(text) => text,
+            Meaning::Integer(text) | Meaning::Float(text) => {
+                let text = shortened(text);
+                to.error(codes::BAD_DURATION, node, format!("{text} has no unit"))
+                    .help(format!("add a unit: {text}ms, {text}s, {text}m or {text}h"));
+                return None;
+            }
+            _ => {
+                to.expected(node, "a duration").help("such as 500ms, 5s, 1m or 2h");
+                return None;
+            }
+        };
+        let Some(duration) = parse_duration(text) else {
+            to.error(codes::BAD_DURATION, node, format!("'{}' is no duration", shortened(text)))
+                .help("such as 500ms, 5s, 1.5s, 1m or 2h");
+            return None;
+        };
+        let (min, max) = (StdDuration::from_millis(MIN), StdDuration::from_millis(MAX));
+        if duration < min || duration > max {
+            let message = format!(
+                "{text} is out of range: {} to {} is allowed",
+                show_duration(min),
+                show_duration(max)
+            );
+            to.error(codes::OUT_OF_RANGE, node, message);
+            return None;
+        }
+        Some(Self(duration))
+    }
+
+    fn schema(schemas: &mut Schemas) -> Value {
+        schemas.named("Duration", |_| {
+            json!({
+                "description": "A time with its unit: 500ms, 5s, 1.5s, 1m, 2h.",
+                "type": "string",
+                "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$",
+                "examples": ["500ms", "5s", "1m"],
+            })
+        })
+    }
+}
+
+/// `1.5s`; `None` for what is no duration, or is finer than a microsecond.
+/// `500ms`, `1.5s`, `2h`; `None` for anything else.
+pub fn parse_duration(text: &str) -> Option<StdDuration> {
+    let unit_at = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let (number, unit) = text.split_at(unit_at);
+    if !number.starts_with(|c: char| c.is_ascii_digit()) || !number.ends_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
+    let micros: i64 = match unit {
+        "ms" => 1_000,
+        "s" => 1_000_000,
+        "m" => 60_000_000,
+        "h" => 3_600_000_000,
+        _ => return None,
+    };
+    let total = number.parse::<Decimal>().ok()?.checked_mul(Decimal::from(micros))?.to_i64()?;
+    u64::try_from(total).ok().map(StdDuration::from_micros)
+}
+
+/// A duration as one would write it.
+pub fn show_duration(duration: StdDuration) -> String {
+    let ms = duration.as_millis();
+    match ms {
+        0 => "0ms".into(),
+        ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
+        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
+        ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
+        ms => format!("{ms}ms"),
+    }
+}
+
+/// A list.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct List<T>(pub Vec<At<T>>);
+
+impl<T: Read> Read for List<T> {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        let Kind::Sequence(items) = &node.kind else {
+            to.expected(node, "a list").help("write it in brackets: [a, b]");
+            return None;
+        };
+        Some(Self(items.iter().filter_map(|item| to.at(item)).collect()))
+    }
+
+    fn schema(schemas: &mut Schemas) -> Value {
+        json!({ "type": "array", "items": T::schema(schemas) })
+    }
+}
+
+/// A map from names to values, in the order of the file. `None`: that value was wrong, and reported.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Names<V>(pub Vec<(At<String>, Option<V>)>);
+
+impl<V: Read> Read for Names<V> {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        let entries = to.entries(node, "names and what they stand for")?;
+        let mut all = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let Some(Name(name)) = check_name(entry.key, entry.at, to) else { continue };
+            let at = At { value: name, span: to.span(entry.at) };
+            all.push((at, V::read(entry.value, to)));
+        }
+        Some(Self(all))
+    }
+
+    fn schema(schemas: &mut Schemas) -> Value {
+        let value = V::schema(schemas);
+        json!({ "type": "object", "propertyNames": Name::schema(schemas), "additionalProperties": value })
+    }
+}
+
+/// A value that may be written as a single word, or as a list or map.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Either<A, B> {
+    /// The single word.
+    Short(A),
+    /// The list or map.
+    Long(B),
+}
+
+impl<A: Read, B: Read> Read for Either<A, B> {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        match node.kind {
+            Kind::Scalar { .. } => A::read(node, to).map(Self::Short),
+            Kind::Sequence(_) | Kind::Mapping(_) => B::read(node, to).map(Self::Long),
+        }
+    }
+
+    fn schema(schemas: &mut Schemas) -> Value {
+        json!({ "anyOf": [A::schema(schemas), B::schema(schemas)] })
+    }
+}
+
+/// A value, or `null` where that has a meaning.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Nullable<T>(pub Option<T>);
+
+impl<T: Read> Read for Nullable<T> {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        if meaning(node) == Meaning::Null {
+            return Some(Self(None));
+        }
+        T::read(node, to).map(|value| Self(Some(value)))
+    }
+
+    fn schema(schemas: &mut Schemas) -> Value {
+        json!({ "anyOf": [T::schema(schemas), { "type": "null" }] })
+    }
+}
+
+/// Anything that is well-formed: data that nothing uses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Anything;
+
+impl Read for Anything {
+    fn read(_: &Node, _: &mut Reader<'_>) -> Option<Self> {
+        Some(Self)
+    }
+
+    fn schema(_: &mut Schemas) -> Value {
+        json!({})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::yaml;
+    use crate::model::diagnostic::{Diagnostics, SourceFile};
+    use std::sync::Arc;
+
+    fn read<T: Read>(text: &str) -> Result<T, String> {
+        let file = Arc::new(SourceFile { path: "f".into(), text: text.into() });
+        let mut found = Diagnostics::default();
+        let node = yaml::parse(&file, &mut found).unwrap();
+        let value = T::read(&node, &mut Reader { file: &file, found: &mut found });
+        match found.sorted().first() {
+            Some(first) => {
+                Err(format!("{} {} {}", first.code, first.message, first.help.as_deref().unwrap_or("")))
+            }
+            None => Ok(value.unwrap()),
+        }
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        let ms = |text: &str| read::<Interval>(text).map(|d| d.0.as_millis());
+        assert_eq!(ms("500ms"), Ok(500));
+        assert_eq!(ms("1.5s"), Ok(1500));
+        assert_eq!(ms("2h"), Ok(7_200_000));
+        assert_eq!(ms("24h"), Ok(86_400_000));
+        assert!(ms("5").unwrap_err().contains("add a unit: 5ms, 5s, 5m or 5h"));
+        for text in [
+            "0ms",
+            "25h",
+            "5 s",
+            "s",
+            "-5s",
+            "5d",
+            "1e3s",
+            "0.0001ms",
+            "true",
+            "[5s]",
+            "99999999999999999999h",
+        ] {
+            assert!(ms(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_only_look_like_numbers_are_refused() {
+        type Port = Int<0, 65535>;
+        assert_eq!(read::<Port>("0x10"), Ok(Int(16)));
+        assert!(read::<Port>("010").unwrap_err().contains("without leading zeros: write 10"));
+        assert!(read::<Port>("99:3").unwrap_err().contains("`holding: 99, bit: 3`"));
+        assert!(read::<Port>("70000").unwrap_err().contains("70000 is out of range: 0 to 65535 is allowed"));
+        assert!(read::<Port>("'7'").unwrap_err().contains("without quotes"));
+        for text in [
+            "-1",
+            "1.5",
+            "1_000",
+            "0o17",
+            "99999999999999999999999999999999999999999",
+            "0xFFFFFFFFFFFFFFFFF",
+            "x",
+            "",
+        ] {
+            assert!(read::<Port>(text).is_err(), "{text}");
+        }
+        assert!(read::<Number>("0,1").unwrap_err().contains("write 0.1"));
+        assert!(read::<Number>("1/10").is_err());
+        assert!(read::<Number>(".nan").is_err());
+        assert_eq!(read::<Number>("1e-3"), Ok(Number("0.001".parse().unwrap())));
+    }
+
+    #[test]
+    fn bare_booleans_are_no_text() {
+        for text in ["on", "Off", "y", "no", "true", "null", "", "12", "1.5"] {
+            assert!(read::<Text>(text).unwrap_err().starts_with(codes::BARE_WORD), "{text}");
+        }
+        assert_eq!(read::<Text>("'on'"), Ok(Text("on".into())));
+        assert_eq!(read::<Text>("°C"), Ok(Text("°C".into())));
+        assert!(read::<Flag>("yes").unwrap_err().contains("write true"));
+    }
+}

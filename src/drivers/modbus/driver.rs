@@ -1,0 +1,325 @@
+//! The driver of a Modbus connection: what is due goes through [`super::fetch`], and what it tells is accounted.
+//!
+//! - A device that fails yields bad batches; only a lost link is an `Err`.
+//! - A link that drops after it has answered is opened once more and the read repeated before it counts as lost: many
+//!   devices close after each answer or after a short idle time, and reading twice does no harm.
+//! - On a network, a link on which nobody answers any more is presumed dead (half open) and given up.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::compile::{ModbusPlan, PlannedDevice};
+use super::config::{Link, ModbusConfig};
+use super::exchange::Wire;
+use super::fetch::{Fetch, Fetched, readings};
+use super::framing::Framing;
+use super::plan::Exchange;
+use super::timing;
+use super::transport::{Open, Opener};
+use crate::drivers::schedule::{Entry, Health, Next, Outcome, Schedule};
+use crate::drivers::{Driver, LinkLost};
+use crate::mapping::batch::{Batch, DeviceState};
+use crate::mapping::device::DevicePlan;
+use crate::metrics::{ConnectionMetrics, DeviceMetrics};
+use crate::model::time::Stamp;
+use crate::model::value::Cause;
+
+/// On a network, so many timeouts in a row without a byte from anybody make a link suspect.
+const SILENT_TIMEOUTS: u32 = 3;
+
+/// So many units that used to answer don't fall silent one after the other by themselves: the link is gone.
+const FALLEN_UNITS: usize = 3;
+
+/// Gateway path unavailable, gateway target failed to respond (Modbus Application Protocol V1.1b3, section 7): the
+/// gateway lives, the device behind it doesn't.
+const GATEWAY_EXCEPTIONS: [u8; 2] = [0x0A, 0x0B];
+
+/// The driver of one Modbus connection.
+pub struct ModbusDriver<O: Open = Opener> {
+    config: ModbusConfig,
+    opener: O,
+    wire: Option<Wire<O::Stream>>,
+    devices: Vec<Arc<DevicePlan>>,
+    exchanges: Vec<Vec<Exchange>>,
+    schedule: Schedule,
+    /// By unit id: does it answer? `None`: not known since the link came up.
+    online: Box<[Option<bool>; 256]>,
+    changes: VecDeque<(usize, DeviceState)>,
+    metrics: Arc<ConnectionMetrics>,
+    /// Has anybody answered since the link was opened?
+    answered: bool,
+    /// No request to anybody before: the connection's own rest.
+    rest_until: Option<Instant>,
+    /// Units that used to answer and timed out since the last byte from anybody; at most [`FALLEN_UNITS`].
+    fallen: Vec<u8>,
+    /// The answers' data of the read in progress.
+    data: Vec<u8>,
+}
+
+impl ModbusDriver<Opener> {
+    /// A driver that opens real links. `metrics` are the devices', in the plan's order.
+    pub fn new(
+        name: &str,
+        plan: ModbusPlan,
+        metrics: Vec<Arc<DeviceMetrics>>,
+        connection: Arc<ConnectionMetrics>,
+    ) -> Self {
+        Self::with_opener(name, plan, metrics, connection, Opener::default())
+    }
+}
+
+impl<O: Open> ModbusDriver<O> {
+    /// A driver that talks through what `opener` gives.
+    pub fn with_opener(
+        name: &str,
+        plan: ModbusPlan,
+        metrics: Vec<Arc<DeviceMetrics>>,
+        connection: Arc<ConnectionMetrics>,
+        opener: O,
+    ) -> Self {
+        let mut devices = Vec::with_capacity(plan.devices.len());
+        let mut exchanges = Vec::with_capacity(plan.devices.len());
+        let mut entries = Vec::new();
+        for (ix, (planned, metrics)) in plan.devices.into_iter().zip(metrics).enumerate() {
+            let PlannedDevice { device, reads, exchanges: of_device } = planned;
+            entries.extend(reads.iter().enumerate().map(|(read, plan)| Entry {
+                device: ix,
+                read,
+                unit: device.unit,
+                every: plan.every,
+                budget: device.budget.within,
+            }));
+            devices.push(Arc::new(DevicePlan { device, reads, metrics }));
+            exchanges.push(of_device);
+        }
+        Self {
+            config: plan.config,
+            opener,
+            wire: None,
+            devices,
+            exchanges,
+            schedule: Schedule::new(entries, seed_of(name), Instant::now()),
+            online: Box::new([None; 256]),
+            changes: VecDeque::new(),
+            metrics: connection,
+            answered: false,
+            rest_until: None,
+            fallen: Vec::new(),
+            data: Vec::new(),
+        }
+    }
+
+    /// Opens the link and leaves it the rest that it or a device wants.
+    async fn open(&mut self) -> Result<(), LinkLost> {
+        self.wire = None;
+        let stream =
+            self.opener.open(&self.config.link).await.map_err(|error| LinkLost(error.to_string()))?;
+        let wanted = self.devices.iter().map(|plan| plan.device.limits.delay_after_connect).max();
+        let delay = self.config.delay_after_connect.max(wanted.unwrap_or_default());
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        let framing = match self.config.link {
+            Link::Tcp { .. } => Framing::Mbap,
+            Link::RtuOverTcp { .. } | Link::Serial { .. } => Framing::Rtu,
+        };
+        let silence = timing::line_of(&self.config.link).map(timing::silence).unwrap_or_default();
+        self.wire = Some(Wire::new(stream, framing, silence, Instant::now()));
+        self.answered = false;
+        Ok(())
+    }
+
+    /// One exchange of all blocks of a read; the link is opened once more if it drops.
+    async fn fetch(&mut self, device: usize, read: usize) -> Result<Fetched, LinkLost> {
+        match self.fetch_once(device, read).await {
+            Err(lost) if self.answered => {
+                self.open().await.map_err(|_| lost)?;
+                self.metrics.connects.inc();
+                self.fetch_once(device, read).await
+            }
+            fetched => fetched,
+        }
+    }
+
+    async fn fetch_once(&mut self, device: usize, read: usize) -> Result<Fetched, LinkLost> {
+        let wire = self.wire.as_mut().ok_or_else(|| LinkLost("not connected".into()))?;
+        let limits = &self.devices[device].device.limits;
+        let rest = self.config.delay_between_requests.max(limits.delay_between_requests);
+        let mut fetch = Fetch {
+            wire,
+            config: &self.config,
+            plan: &self.devices[device],
+            exchange: &self.exchanges[device][read],
+            data: &mut self.data,
+            rest,
+            rest_until: self.rest_until,
+        };
+        let fetched = fetch.run().await;
+        self.metrics.strays.add(wire.take_strays());
+        if let Ok(fetched) = &fetched {
+            // After an answer, as the profiles mean it; silence has been rest enough.
+            let own = self.config.delay_between_requests;
+            self.rest_until = (!own.is_zero()).then(|| fetched.received + own);
+            self.answered |= fetched.is_answer();
+        }
+        fetched
+    }
+
+    /// Counts what happened, tells the schedule, and notes who came or went.
+    fn account(&mut self, due: Due, device: usize, fetched: &Fetched) {
+        let plan = &self.devices[device];
+        let (metrics, unit) = (&plan.metrics, plan.device.unit);
+        let spent = fetched.received.saturating_duration_since(fetched.began);
+        self.metrics.busy_micros.add(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX));
+        match fetched.result {
+            Ok(()) => metrics.answered.inc(),
+            Err(Cause::Exception(_)) => metrics.exceptions.inc(),
+            Err(Cause::Timeout) => metrics.timeouts.inc(),
+            Err(_) => metrics.garbled.inc(),
+        }
+        let quiet_until = self.wire.as_ref().map_or(fetched.received, Wire::quiet_until);
+        let outcome = match fetched.result {
+            Ok(()) => Outcome::Answered,
+            Err(Cause::Exception(code)) if !GATEWAY_EXCEPTIONS.contains(&code) => Outcome::Refused,
+            Err(_) => Outcome::Failed {
+                cost: quiet_until.max(fetched.received).saturating_duration_since(fetched.began),
+            },
+        };
+        let health = self.schedule.done(due.entry, fetched.received, outcome);
+        let rest = plan.device.limits.delay_between_requests;
+        let rested = (!rest.is_zero()).then(|| fetched.received + rest);
+        let free = self.wire.as_ref().and_then(|wire| wire.free_at(unit));
+        if let Some(until) = rested.max(free) {
+            self.schedule.hold(due.entry, until);
+        }
+        match (outcome, fetched.result) {
+            (Outcome::Failed { .. }, Err(cause)) if health == Some(Health::Sick) => {
+                self.unit_is(unit, DeviceState::Offline(cause));
+            }
+            (Outcome::Answered | Outcome::Refused, _) => self.unit_is(unit, DeviceState::Online),
+            _ => {}
+        }
+    }
+
+    /// Notes a unit's state for all devices of that unit id, if it changed.
+    fn unit_is(&mut self, unit: u8, state: DeviceState) {
+        let online = Some(state == DeviceState::Online);
+        if std::mem::replace(&mut self.online[usize::from(unit)], online) == online {
+            return;
+        }
+        let of_unit = self.devices.iter().enumerate().filter(|(_, plan)| plan.device.unit == unit);
+        self.changes.extend(of_unit.map(|(ix, _)| (ix, state)));
+    }
+
+    /// A network link that stays silent towards everybody is half open: only a new connection heals it. One dead unit
+    /// among others behind a gateway is no such case, and on a serial port there is nothing to reconnect to.
+    fn is_half_open(&self, fetched: &Fetched) -> bool {
+        let (timeouts, Some(since)) = self.silence() else { return false };
+        // A tight budget makes for short timeouts: three of them may pass while a device thinks.
+        let silent_for = fetched.received.saturating_duration_since(since);
+        !matches!(self.config.link, Link::Serial { .. })
+            && timeouts >= SILENT_TIMEOUTS
+            && silent_for >= fetched.response_timeout * SILENT_TIMEOUTS
+            && (self.schedule.nobody_answers() || self.fallen.len() >= FALLEN_UNITS)
+    }
+
+    /// Remembers which units fell silent in the present silence.
+    fn note_silence(&mut self, unit: u8) {
+        let (timeouts, _) = self.silence();
+        if timeouts <= 1 {
+            self.fallen.clear();
+        }
+        let fell = timeouts > 0 && self.online[usize::from(unit)] == Some(true);
+        if fell && self.fallen.len() < FALLEN_UNITS && !self.fallen.contains(&unit) {
+            self.fallen.push(unit);
+        }
+    }
+
+    fn silence(&self) -> (u32, Option<Instant>) {
+        self.wire.as_ref().map_or((0, None), Wire::silence)
+    }
+}
+
+/// What is due: an entry of the schedule.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    entry: usize,
+    missed: u64,
+}
+
+impl<O: Open> Driver for ModbusDriver<O> {
+    type Due = Due;
+
+    fn devices(&self) -> &[Arc<DevicePlan>] {
+        &self.devices
+    }
+
+    async fn connect(&mut self) -> Result<(), LinkLost> {
+        self.open().await?;
+        // Who was away is away until it answers: its failures tell nothing new.
+        self.online.iter_mut().filter(|online| **online == Some(true)).for_each(|online| *online = None);
+        self.changes.clear();
+        self.fallen.clear();
+        self.rest_until = None;
+        self.schedule.restart(Instant::now());
+        Ok(())
+    }
+
+    async fn due(&mut self) -> Due {
+        loop {
+            match self.schedule.next(Instant::now()) {
+                Next::Due { entry, missed } => return Due { entry, missed },
+                Next::At(at) => sleep_until(at).await,
+                Next::Never => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn read(&mut self, due: Due) -> Result<Option<Batch>, LinkLost> {
+        let Entry { device, read, unit, .. } = self.schedule.entry(due.entry);
+        self.devices[device].metrics.missed_ticks.add(due.missed);
+        let was_away = self.online[usize::from(unit)] == Some(false);
+        let fetched = self.fetch(device, read).await?;
+        self.note_silence(unit);
+        self.account(due, device, &fetched);
+        if self.is_half_open(&fetched) {
+            return Err(LinkLost("nobody answers".into()));
+        }
+        // A probe that failed tells nothing that is not known.
+        if was_away && self.online[usize::from(unit)] == Some(false) {
+            return Ok(None);
+        }
+        let exchange = &self.exchanges[device][read];
+        let readings = fetched.result.map(|()| readings(exchange, &self.data, fetched.torn));
+        Ok(Some(Batch {
+            plan: self.devices[device].clone(),
+            read,
+            started: fetched.started,
+            received: fetched.received,
+            stamp: Stamp::now(),
+            readings,
+        }))
+    }
+
+    fn state_change(&mut self) -> Option<(usize, DeviceState)> {
+        self.changes.pop_front()
+    }
+
+    fn disconnect(&mut self) {
+        self.wire = None;
+    }
+}
+
+/// The connection's phase: the same at every start, different for each name.
+fn seed_of(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(name.as_bytes());
+    hasher.finish()
+}
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

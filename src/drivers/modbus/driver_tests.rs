@@ -1,0 +1,443 @@
+//! The driver, under its session, against scripted far sides on the paused clock.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::budget::{Budget, OnLate};
+use crate::drivers::modbus::framing::crc;
+use crate::drivers::session;
+use crate::mapping::batch::Event;
+use crate::mapping::compiled::{
+    Chars, Decode, DeviceMap, Kind, Order, Point, PointIx, Reading, ReadingIx, Source, Transform,
+};
+use crate::mapping::device::{Device, Every, Group, Limits};
+use crate::model::place::{Place, Table};
+use crate::model::value::Raw;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// What the far side does; shared with the test.
+#[derive(Clone, Default)]
+struct Plant(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    dead: Vec<u8>,
+    refusing: HashMap<u8, u8>,
+    all_silent: bool,
+    closes_after_reply: bool,
+    unreachable: bool,
+    opened: u32,
+    requests: Vec<(Duration, u8)>,
+    /// Every answer counts the registers up by one: nothing is the same twice.
+    moving: bool,
+    moved: u16,
+    start: Option<Instant>,
+}
+
+impl Plant {
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.0.lock().unwrap());
+    }
+
+    fn requests_to(&self, unit: u8) -> Vec<Duration> {
+        self.0.lock().unwrap().requests.iter().filter(|r| r.1 == unit).map(|r| r.0).collect()
+    }
+
+    /// The answer to a frame without its envelope; each register holds its own address.
+    fn answer(&self, pdu: &[u8]) -> Option<Vec<u8>> {
+        let mut state = self.0.lock().unwrap();
+        let start = *state.start.get_or_insert_with(Instant::now);
+        state.requests.push((start.elapsed(), pdu[0]));
+        if state.all_silent || state.dead.contains(&pdu[0]) {
+            return None;
+        }
+        if let Some(code) = state.refusing.get(&pdu[0]) {
+            return Some(vec![pdu[0], pdu[1] | 0x80, *code]);
+        }
+        let (address, count) = (u16::from_be_bytes([pdu[2], pdu[3]]), u16::from_be_bytes([pdu[4], pdu[5]]));
+        state.moved += u16::from(state.moving);
+        let mut body = vec![pdu[0], pdu[1], count as u8 * 2];
+        (0..count).for_each(|i| body.extend((address + i + state.moved).to_be_bytes()));
+        Some(body)
+    }
+
+    async fn serve(self, mut far: DuplexStream, rtu: bool) {
+        loop {
+            let mut frame = vec![0; if rtu { 8 } else { 12 }];
+            if far.read_exact(&mut frame).await.is_err() {
+                return;
+            }
+            let pdu = if rtu { &frame[..6] } else { &frame[6..] };
+            let Some(mut body) = self.answer(pdu) else { continue };
+            if rtu {
+                body.extend(crc(&body).to_le_bytes());
+            } else {
+                body = [&frame[..5], &[body.len() as u8], &body[..]].concat();
+            }
+            if far.write_all(&body).await.is_err() || self.0.lock().unwrap().closes_after_reply {
+                return;
+            }
+        }
+    }
+}
+
+impl Open for Plant {
+    type Stream = DuplexStream;
+
+    async fn open(&mut self, link: &Link) -> io::Result<DuplexStream> {
+        if self.0.lock().unwrap().unreachable {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let (near, far) = duplex(1024);
+        self.set(|state| state.opened += 1);
+        tokio::spawn(self.clone().serve(far, !matches!(link, Link::Tcp { .. })));
+        Ok(near)
+    }
+}
+
+/// A device with two registers, 10 and 20, in two reads of the same interval.
+fn device(unit: u8, every: Duration) -> Device {
+    let decode = Decode { kind: Kind::Uint16, order: Order::Abcd, byte: None, chars: Chars::Both };
+    let place = |address| Place::Run { table: Table::Holding, address, count: 1 };
+    let point = |reading| Point {
+        name: format!("p{reading}").into(),
+        unit: None,
+        source: Source::Reading(ReadingIx(reading)),
+        transform: Transform::default(),
+        published: true,
+        deadband: None,
+        alone: false,
+        rate: "default".into(),
+    };
+    let readings = [10, 20].map(|address| Reading { place: place(address), decode: decode.clone() }).into();
+    Device {
+        name: format!("u{unit}").into(),
+        unit,
+        budget: Budget { within: Duration::from_secs(5), late: OnLate::Deliver },
+        map: Arc::new(DeviceMap { readings, points: vec![point(0), point(1)] }),
+        groups: vec![Group { every: Every::Interval(every), points: vec![PointIx(0), PointIx(1)] }],
+        limits: Limits::default(),
+    }
+}
+
+fn tcp() -> ModbusConfig {
+    ModbusConfig {
+        link: Link::Tcp { host: "plant".into(), port: 502 },
+        response_timeout: None,
+        delay_between_requests: Duration::ZERO,
+        delay_after_connect: Duration::ZERO,
+    }
+}
+
+fn line() -> ModbusConfig {
+    let line = crate::drivers::modbus::config::Line {
+        baud: 19_200,
+        data_bits: 8,
+        parity: crate::drivers::modbus::config::Parity::Even,
+        stop_bits: 1,
+    };
+    ModbusConfig { link: Link::RtuOverTcp { host: "plant".into(), port: 4196, line: Some(line) }, ..tcp() }
+}
+
+struct Running {
+    events: mpsc::Receiver<Event>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+    connection: Arc<ConnectionMetrics>,
+    devices: Vec<Arc<DeviceMetrics>>,
+}
+
+fn start(plant: &Plant, config: ModbusConfig, devices: Vec<Device>) -> Running {
+    let metrics: Vec<_> = devices.iter().map(|d| Arc::new(DeviceMetrics::new(d.name.clone()))).collect();
+    let connection = Arc::new(ConnectionMetrics::default());
+    let plan = ModbusPlan::compile(config, devices).unwrap();
+    let driver = ModbusDriver::with_opener("c", plan, metrics.clone(), connection.clone(), plant.clone());
+    let (send, events) = mpsc::channel(10_000);
+    let stop = CancellationToken::new();
+    plant.set(|state| state.start = Some(Instant::now()));
+    let task = tokio::spawn(session::run(driver, send, stop.clone(), connection.clone()));
+    Running { events, stop, task, connection, devices: metrics }
+}
+
+/// What was told, in short.
+#[derive(Debug, PartialEq)]
+enum Told {
+    Online(u8),
+    Offline(u8, Cause),
+    Values(u8, usize),
+    Bad(u8, usize, Cause),
+}
+
+impl Running {
+    async fn after(&mut self, wait: Duration) -> Vec<Told> {
+        tokio::time::sleep(wait).await;
+        let mut told = Vec::new();
+        while let Ok(event) = self.events.try_recv() {
+            told.push(match event {
+                Event::State { plan, state: DeviceState::Online } => Told::Online(plan.device.unit),
+                Event::State { plan, state: DeviceState::Offline(cause) } => {
+                    Told::Offline(plan.device.unit, cause)
+                }
+                Event::Batch(Batch { plan, read, readings, started, received, .. }) => {
+                    assert!(started <= received);
+                    let unit = plan.device.unit;
+                    match readings {
+                        Ok(values) => {
+                            for (value, ix) in values.iter().zip(&plan.reads[read].readings) {
+                                let Place::Run { address, .. } =
+                                    plan.device.map.readings[ix.0 as usize].place
+                                else {
+                                    panic!()
+                                };
+                                assert_eq!(*value, Ok(Raw::Uint(address.into())));
+                            }
+                            Told::Values(unit, read)
+                        }
+                        Err(cause) => Told::Bad(unit, read, cause),
+                    }
+                }
+            });
+        }
+        told
+    }
+}
+
+fn values_of(told: &[Told], unit: u8) -> usize {
+    told.iter().filter(|told| matches!(told, Told::Values(of, _) if *of == unit)).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_come_in_their_interval_after_the_device_is_online() {
+    for config in [tcp(), line()] {
+        let plant = Plant::default();
+        let mut running = start(&plant, config, vec![device(1, ms(100))]);
+        let told = running.after(ms(10_050)).await;
+        assert_eq!(told[..2], [Told::Online(1), Told::Values(1, 0)]);
+        assert!((199..=203).contains(&values_of(&told, 1)), "{}", values_of(&told, 1));
+        assert_eq!(running.devices[0].missed_ticks.get(), 0);
+        assert_eq!((running.connection.up.get(), running.connection.connects.get()), (1, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_unit_of_three_costs_the_others_little() {
+    for config in [tcp(), line()] {
+        let plant = Plant::default();
+        plant.set(|state| state.dead = vec![2]);
+        let mut running = start(&plant, config, (1..=3).map(|unit| device(unit, ms(1000))).collect());
+        let told = running.after(ms(300_000)).await;
+        assert_eq!(values_of(&told, 2), 0);
+        let offline: Vec<_> = told.iter().filter(|told| matches!(told, Told::Offline(..))).collect();
+        assert_eq!(offline, [&Told::Offline(2, Cause::Timeout)]);
+        assert_eq!(running.connection.connects.get(), 1, "one dead unit is no dead link");
+        for unit in [1, 3] {
+            assert!(values_of(&told, unit) >= 590, "unit {unit}: {}", values_of(&told, unit));
+            let times = plant.requests_to(unit);
+            let held = times.windows(3).filter(|w| w[2] - w[0] <= ms(1010)).count();
+            assert!(held * 100 >= times.len() * 90, "unit {unit}: {held} of {}", times.len());
+        }
+        assert!(plant.requests_to(2).len() <= 20, "{}", plant.requests_to(2).len());
+        // Only while its first failures took longer than its interval.
+        assert!(running.devices[1].missed_ticks.get() <= 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unit_that_returns_is_seen_within_half_a_minute_and_told_once() {
+    let plant = Plant::default();
+    let mut running = start(&plant, line(), vec![device(1, ms(1000)), device(2, ms(1000))]);
+    running.after(ms(10_000)).await;
+    plant.set(|state| state.dead = vec![2]);
+    let told = running.after(ms(60_000)).await;
+    let about: Vec<_> =
+        told.iter().filter(|told| matches!(told, Told::Bad(2, ..) | Told::Offline(2, _))).collect();
+    // Three failures, the state, and the read that had not failed last.
+    assert_eq!(about.len(), 5, "{about:?}");
+    assert_eq!(about[3], &Told::Offline(2, Cause::Timeout));
+    plant.set(|state| state.dead.clear());
+    let told = running.after(ms(30_000)).await;
+    assert_eq!(told.iter().filter(|told| matches!(told, Told::Online(2))).count(), 1);
+    assert!(values_of(&told, 2) > 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn gateway_exceptions_mean_that_the_device_is_away_and_others_that_it_is_there() {
+    let plant = Plant::default();
+    plant.set(|state| state.refusing = HashMap::from([(1, 0x0B), (2, 6), (3, 2)]));
+    let mut running = start(&plant, tcp(), (1..=3).map(|unit| device(unit, ms(100))).collect());
+    let told = running.after(ms(5000)).await;
+    assert!(told.contains(&Told::Offline(1, Cause::Exception(0x0B))));
+    assert!(!told.contains(&Told::Online(1)));
+    for (unit, code) in [(2, 6), (3, 2)] {
+        assert!(told.contains(&Told::Online(unit)));
+        let bad = told.iter().filter(|told| **told == Told::Bad(unit, 0, Cause::Exception(code))).count();
+        assert!(bad > 40, "{bad}");
+    }
+    assert_eq!(running.connection.connects.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_open_link_is_opened_anew() {
+    let plant = Plant::default();
+    let devices = (1..=8).map(|unit| device(unit, ms(1000))).collect();
+    let mut running = start(&plant, tcp(), devices);
+    running.after(ms(3000)).await;
+    plant.set(|state| state.all_silent = true);
+    // Up to three timeouts of each of three units.
+    let told = running.after(ms(8000)).await;
+    assert_eq!(told.iter().filter(|told| matches!(told, Told::Offline(_, Cause::Offline))).count(), 8);
+    assert!(plant.0.lock().unwrap().opened >= 2);
+    plant.set(|state| state.all_silent = false);
+    let told = running.after(ms(12_000)).await;
+    assert_eq!(told.iter().filter(|told| matches!(told, Told::Online(_))).count(), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_is_closed_after_each_reply_loses_nothing() {
+    for config in [tcp(), line()] {
+        let plant = Plant::default();
+        plant.set(|state| state.closes_after_reply = true);
+        let mut running = start(&plant, config, vec![device(1, ms(100))]);
+        let told = running.after(ms(5000)).await;
+        assert!(values_of(&told, 1) >= 98, "{}", values_of(&told, 1));
+        assert!(!told.iter().any(|told| matches!(told, Told::Offline(..) | Told::Bad(..))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_far_side_is_a_state_that_is_told_once() {
+    let plant = Plant::default();
+    plant.set(|state| state.unreachable = true);
+    let mut running = start(&plant, tcp(), vec![device(1, ms(100))]);
+    let told = running.after(ms(60_000)).await;
+    let expected =
+        [Told::Offline(1, Cause::Offline), Told::Bad(1, 0, Cause::Offline), Told::Bad(1, 1, Cause::Offline)];
+    assert_eq!(told, expected);
+    plant.set(|state| state.unreachable = false);
+    let told = running.after(ms(14_000)).await;
+    assert_eq!(told[0], Told::Online(1));
+    assert_eq!(running.devices[0].missed_ticks.get(), 0, "what is offline misses nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_finishes_the_exchange_and_ends_soon() {
+    let plant = Plant::default();
+    plant.set(|state| state.dead = vec![1]);
+    let mut running = start(&plant, tcp(), vec![device(1, ms(5000))]);
+    running.after(ms(4_500)).await;
+    running.stop.cancel();
+    tokio::time::timeout(ms(2100), running.task).await.unwrap().unwrap();
+    assert_eq!(running.connection.up.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tight_budget_takes_no_thinking_device_for_a_dead_link() {
+    let plant = Plant::default();
+    let mut hasty = device(1, ms(100));
+    hasty.budget.within = ms(20);
+    let mut running = start(&plant, tcp(), vec![hasty]);
+    running.after(ms(1000)).await;
+    plant.set(|state| state.all_silent = true);
+    running.after(ms(1500)).await;
+    plant.set(|state| state.all_silent = false);
+    running.after(ms(5000)).await;
+    assert_eq!(running.connection.connects.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_request_outlives_its_budget() {
+    let plant = Plant::default();
+    plant.set(|state| state.dead = vec![1]);
+    let mut dead = device(1, ms(1000));
+    dead.budget.within = ms(50);
+    let mut running = start(&plant, tcp(), vec![dead]);
+    tokio::time::sleep(ms(5000)).await;
+    while let Ok(event) = running.events.try_recv() {
+        if let Event::Batch(batch) = event {
+            assert!(batch.received - batch.started <= ms(52));
+        }
+    }
+    assert!(running.devices[0].timeouts.get() >= 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rests_are_kept_for_the_device_and_for_the_connection() {
+    let plant = Plant::default();
+    let mut slow = device(1, ms(100));
+    slow.limits.delay_between_requests = ms(40);
+    let mut config = tcp();
+    config.delay_between_requests = ms(10);
+    config.delay_after_connect = ms(300);
+    let mut running = start(&plant, config, vec![slow, device(2, ms(100))]);
+    running.after(ms(3000)).await;
+    assert!(plant.requests_to(1)[0] >= ms(300));
+    assert!(plant.requests_to(1).windows(2).all(|w| w[1] - w[0] >= ms(40)));
+    let all = plant.0.lock().unwrap().requests.clone();
+    assert!(all.windows(2).all(|w| w[1].0 - w[0].0 >= ms(10)));
+    assert!(plant.requests_to(2).len() >= 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_split_value_that_moves_while_it_is_read_is_torn() {
+    for moving in [false, true] {
+        let plant = Plant::default();
+        plant.set(|state| state.moving = moving);
+        let mut split = device(1, ms(1000));
+        let map = Arc::make_mut(&mut split.map);
+        map.readings[0] = Reading {
+            place: Place::Scattered { table: Table::Holding, addresses: [300, 20].into() },
+            decode: Decode { kind: Kind::Uint32, ..map.readings[0].decode.clone() },
+        };
+        split.groups[0].points.truncate(1);
+        let plan = ModbusPlan::compile(tcp(), vec![split]).unwrap();
+        let metrics = Arc::new(DeviceMetrics::default());
+        let mut driver = ModbusDriver::with_opener("c", plan, vec![metrics], Arc::default(), plant.clone());
+        driver.connect().await.unwrap();
+        let due = driver.due().await;
+        let batch = driver.read(due).await.unwrap().unwrap();
+        let expected = if moving { Err(Cause::Torn) } else { Ok(Raw::Uint(300 << 16 | 20)) };
+        assert_eq!(batch.readings, Ok(vec![expected]));
+        // High word, low word, high word again; twice when torn.
+        assert_eq!(plant.requests_to(1).len(), if moving { 6 } else { 3 });
+    }
+}
+
+#[test]
+fn a_serial_line_has_no_unit_0() {
+    let errors = ModbusPlan::compile(line(), vec![device(0, ms(100)), device(1, ms(100))]).unwrap_err();
+    assert_eq!(errors.len(), 1);
+    assert!(matches!(errors[0].error, crate::drivers::modbus::DeviceError::Unit(0)));
+    assert!(ModbusPlan::compile(tcp(), vec![device(0, ms(100))]).is_ok());
+}
+
+#[test]
+fn a_line_that_is_asked_for_too_much_does_not_fit() {
+    let fits = |every| {
+        ModbusPlan::compile(line(), (1..=3).map(|unit| device(unit, ms(every))).collect()).unwrap().fit()
+    };
+    // 15 characters of 11 bits at 19200 baud, two silences of 2 ms and 5 ms of thinking: 17.6 ms, six reads.
+    let fit = fits(1000);
+    assert!((fit.load - 0.1056).abs() < 0.001 && fit.fits, "{}", fit.load);
+    assert!(!fits(100).fits);
+    assert!(fit.reads.iter().all(|read| read.worst_age.is_some_and(|age| age > ms(100) && age < ms(130))));
+}
+
+#[test]
+fn ten_thousand_connections_stay_small() {
+    let plan = ModbusPlan::compile(tcp(), vec![device(1, ms(100))]).unwrap();
+    let connection = Arc::new(ConnectionMetrics::default());
+    let driver = ModbusDriver::new("c", plan, vec![Arc::new(DeviceMetrics::default())], connection.clone());
+    let (send, _events) = mpsc::channel(1);
+    let session = session::run(driver, send, CancellationToken::new(), connection);
+    assert!(size_of_val(&session) < 8 * 1024, "{} bytes", size_of_val(&session));
+}

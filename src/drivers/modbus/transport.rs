@@ -1,0 +1,139 @@
+//! Opening what a connection talks through: a TCP socket or a serial port.
+//!
+//! A serial port's `flush` is never called: it waits in `tcdrain(2)`, which blocks the thread of the whole runtime.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_serial::{ClearBuffer, SerialPort, SerialPortBuilderExt, SerialStream};
+
+use super::config::{Line, Link, Parity};
+
+/// How long opening may take, name lookup included: several retransmissions of a lost SYN (1 s, 2 s).
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Opens links. What the driver talks through is a type parameter, so that tests can stand in for the far side.
+pub trait Open {
+    /// Both directions of the open link.
+    type Stream: AsyncRead + AsyncWrite + Unpin;
+
+    /// Opens the link. Bounded in time; may be dropped at any moment.
+    fn open(&mut self, link: &Link) -> impl Future<Output = io::Result<Self::Stream>>;
+}
+
+/// Opens real sockets and ports.
+#[derive(Debug, Default)]
+pub struct Opener {
+    /// A port that is still being opened: `open(2)` may hang for ever on a broken USB adapter, and a thread that hangs
+    /// is waited for again instead of being joined by the next one.
+    pending: Option<JoinHandle<io::Result<SerialStream>>>,
+}
+
+impl Open for Opener {
+    type Stream = Stream;
+
+    async fn open(&mut self, link: &Link) -> io::Result<Stream> {
+        let opened = match link {
+            Link::Tcp { host, port } | Link::RtuOverTcp { host, port, .. } => {
+                timeout(CONNECT_TIMEOUT, connect(host, *port)).await.map(|socket| socket.map(Stream::Tcp))
+            }
+            Link::Serial { path, line } => {
+                let opening = self.pending.get_or_insert_with(|| {
+                    let (path, line) = (path.to_string_lossy().into_owned(), *line);
+                    tokio::task::spawn_blocking(move || open_port(&path, line))
+                });
+                let opened = timeout(CONNECT_TIMEOUT, opening).await;
+                if opened.is_ok() {
+                    self.pending = None;
+                }
+                opened.map(|joined| joined.map_err(io::Error::other).flatten().map(Stream::Serial))
+            }
+        };
+        opened.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "not open in time")))
+    }
+}
+
+/// An open link.
+#[derive(Debug)]
+pub enum Stream {
+    /// A socket.
+    Tcp(TcpStream),
+    /// A serial port, already cleared of what its buffers held.
+    Serial(SerialStream),
+}
+
+async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in lookup_host((host, port)).await? {
+        match connect_to(address).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Requests are small and each waits for its answer: Nagle's algorithm would only delay them.
+    socket.set_nodelay(true)?;
+    socket.set_keepalive(true)?;
+    socket.connect(address).await
+}
+
+fn open_port(path: &str, line: Line) -> io::Result<SerialStream> {
+    let data_bits =
+        if line.data_bits == 7 { tokio_serial::DataBits::Seven } else { tokio_serial::DataBits::Eight };
+    let stop_bits =
+        if line.stop_bits == 2 { tokio_serial::StopBits::Two } else { tokio_serial::StopBits::One };
+    let parity = match line.parity {
+        Parity::None => tokio_serial::Parity::None,
+        Parity::Even => tokio_serial::Parity::Even,
+        Parity::Odd => tokio_serial::Parity::Odd,
+    };
+    let port = tokio_serial::new(path, line.baud)
+        .data_bits(data_bits)
+        .stop_bits(stop_bits)
+        .parity(parity)
+        .open_native_async()?;
+    // Bytes of an earlier user survive in the kernel's buffers.
+    port.clear(ClearBuffer::All)?;
+    Ok(port)
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Serial(port) => Pin::new(port).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Serial(port) => Pin::new(port).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            // A port has no direction to shut; tokio-serial's shutdown would flush.
+            Self::Serial(_) => Poll::Ready(Ok(())),
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! What is due when, on one connection. Pure: every function takes `now`.
+//!
+//! - Fixed phase: a read's ticks are `start + phase + k × interval`, whatever the reads take. Ticks that pass while the
+//!   bus is busy are skipped and counted, never caught up with.
+//! - Of what is due, the earliest deadline (due time + budget) goes first, then the order of the entries.
+//! - A unit that failed [`FAILURES_TO_SICK`] times in a row is sick: its reads are suspended, and one of them is tried
+//!   from time to time, at a bounded share of the bus. The first answer makes it well.
+//! - Each call costs O(log n); a unit that changes between well and sick costs O(its reads × log n).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::mapping::device::Every;
+
+/// Failures in a row that make a unit sick.
+pub const FAILURES_TO_SICK: u32 = 3;
+
+/// A sick unit is probed after this many times of what a failed probe costs: 2 % of the bus.
+pub const PROBE_REST: u32 = 50;
+
+/// A sick unit is probed at least this often, so that its return is seen soon.
+pub const LONGEST_PROBE_REST: Duration = Duration::from_secs(20);
+
+/// All sick units together leave this many times of a failed probe's cost between two probes: 10 % of the bus.
+pub const PROBE_SPACING: u32 = 10;
+
+/// A read that is wanted once is tried again after this long.
+pub const ONCE_RETRY: Duration = Duration::from_secs(10);
+
+/// Every first read happens within this time, however long its interval: somebody is watching the start.
+pub const FIRST_WITHIN: Duration = Duration::from_millis(800);
+
+/// Shorter intervals than the timer can keep are raised to it.
+pub const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
+/// One read of one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Index of the device on its connection.
+    pub device: usize,
+    /// Index of the read in its device's plan.
+    pub read: usize,
+    /// Who answers: what makes one entry's unit sick makes all entries of that unit sick.
+    pub unit: u8,
+    /// How often.
+    pub every: Every,
+    /// Its deadline is so long after its due time.
+    pub budget: Duration,
+}
+
+/// What to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Run this entry, then call [`Schedule::done`].
+    Due {
+        /// Index of the entry.
+        entry: usize,
+        /// Ticks of it that were skipped.
+        missed: u64,
+    },
+    /// Nothing before this time.
+    At(Instant),
+    /// Nothing, ever.
+    Never,
+}
+
+/// How a run of an entry ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The device gave the values.
+    Answered,
+    /// The device refused: it is alive, and this read has not succeeded.
+    Refused,
+    /// Nobody answered, or nothing that could be understood.
+    Failed {
+        /// The bus time that it cost.
+        cost: Duration,
+    },
+}
+
+/// A change of a unit's health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It answers again.
+    Well,
+    /// It has failed too often.
+    Sick,
+}
+
+/// The schedule of one connection.
+#[derive(Debug)]
+pub struct Schedule {
+    slots: Vec<Slot>,
+    units: Vec<Unit>,
+    /// By the time that something is to be done about them.
+    waiting: BTreeSet<(Instant, usize)>,
+    /// By deadline.
+    ready: BTreeSet<(Instant, usize)>,
+    /// No probe of any sick unit before.
+    probes_from: Instant,
+    seed: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    entry: Entry,
+    unit: usize,
+    /// The next time in phase.
+    tick: Instant,
+    /// When the entry is to run: its tick, or earlier (the first read, a probe, a recovery).
+    due: Instant,
+    /// Where it is kept, with its key there.
+    kept: Kept,
+    /// A `once` that has succeeded.
+    finished: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    Nowhere,
+    Waiting(Instant),
+    Ready(Instant),
+}
+
+#[derive(Debug)]
+struct Unit {
+    slots: Vec<usize>,
+    failures: u32,
+    sick: bool,
+    /// Which slot probes next.
+    probe: usize,
+    /// No request before.
+    held_until: Option<Instant>,
+    shortest: Duration,
+}
+
+impl Schedule {
+    /// A schedule that begins at `start`. `seed` spreads the phases of several connections, the units of one are spread
+    /// evenly over their intervals; the same seed and entries give the same phases.
+    pub fn new(entries: impl IntoIterator<Item = Entry>, seed: u64, start: Instant) -> Self {
+        let mut schedule = Self {
+            slots: Vec::new(),
+            units: Vec::new(),
+            waiting: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            probes_from: start,
+            seed,
+        };
+        let mut by_id = [None; 256];
+        for entry in entries {
+            let unit = *by_id[usize::from(entry.unit)].get_or_insert_with(|| {
+                schedule.units.push(Unit::new());
+                schedule.units.len() - 1
+            });
+            let slot = schedule.slots.len();
+            schedule.units[unit].slots.push(slot);
+            if let Every::Interval(interval) = entry.every {
+                let shortest = &mut schedule.units[unit].shortest;
+                *shortest = interval.max(SHORTEST_INTERVAL).min(*shortest);
+            }
+            schedule.slots.push(Slot {
+                entry,
+                unit,
+                tick: start,
+                due: start,
+                kept: Kept::Nowhere,
+                finished: false,
+            });
+        }
+        schedule.restart(start);
+        schedule
+    }
+
+    /// Begins anew, as after a reconnect: everything is due soon, everybody is well, `once` counts again.
+    pub fn restart(&mut self, start: Instant) {
+        self.waiting.clear();
+        self.ready.clear();
+        self.probes_from = start;
+        for unit in &mut self.units {
+            (unit.failures, unit.sick, unit.held_until) = (0, false, None);
+        }
+        for ix in 0..self.slots.len() {
+            let slot = &mut self.slots[ix];
+            let part = part_of(self.seed, slot.unit);
+            let soon = start + share(FIRST_WITHIN, part);
+            // Phases are spread over the whole interval. Where that makes the first tick late, one read goes before it.
+            slot.tick = interval_of(slot.entry.every).map_or(soon, |interval| start + share(interval, part));
+            slot.due = if slot.tick <= start + FIRST_WITHIN { slot.tick } else { soon };
+            slot.kept = Kept::Nowhere;
+            slot.finished = false;
+            self.wait(ix, self.slots[ix].due);
+        }
+    }
+
+    /// The entries, in the order that indices refer to.
+    pub fn entry(&self, entry: usize) -> Entry {
+        self.slots[entry].entry
+    }
+
+    /// What is to be done at `now`. An entry that is `Due` is not given again before [`Schedule::done`].
+    pub fn next(&mut self, now: Instant) -> Next {
+        while let Some(&(at, ix)) = self.waiting.first()
+            && at <= now
+        {
+            self.waiting.pop_first();
+            let slot = &mut self.slots[ix];
+            let deadline = slot.due + slot.entry.budget;
+            slot.kept = Kept::Ready(deadline);
+            self.ready.insert((deadline, ix));
+        }
+        while let Some((_, ix)) = self.ready.pop_first() {
+            self.slots[ix].kept = Kept::Nowhere;
+            if let Some(until) = self.units[self.slots[ix].unit].held_until.filter(|until| *until > now) {
+                self.wait(ix, until);
+                continue;
+            }
+            return Next::Due { entry: ix, missed: self.depart(ix, now) };
+        }
+        self.waiting.first().map_or(Next::Never, |(at, _)| Next::At(*at))
+    }
+
+    /// Tells how a run that [`Schedule::next`] gave out has ended.
+    pub fn done(&mut self, entry: usize, now: Instant, outcome: Outcome) -> Option<Health> {
+        let slot = &mut self.slots[entry];
+        let unit = slot.unit;
+        match interval_of(slot.entry.every) {
+            Some(_) => slot.due = slot.tick,
+            None if outcome == Outcome::Answered => slot.finished = true,
+            None => slot.due = now + ONCE_RETRY,
+        }
+        match outcome {
+            Outcome::Answered | Outcome::Refused => {
+                let was_sick = std::mem::take(&mut self.units[unit].sick);
+                self.units[unit].failures = 0;
+                if was_sick {
+                    self.resume(unit, entry, now);
+                }
+                self.enqueue(entry);
+                was_sick.then_some(Health::Well)
+            }
+            Outcome::Failed { cost } => {
+                self.units[unit].failures = self.units[unit].failures.saturating_add(1);
+                if self.units[unit].failures < FAILURES_TO_SICK {
+                    self.enqueue(entry);
+                    return None;
+                }
+                let falls = !std::mem::replace(&mut self.units[unit].sick, true);
+                if falls {
+                    self.suspend(unit);
+                }
+                self.plan_probe(unit, now, cost);
+                falls.then_some(Health::Sick)
+            }
+        }
+    }
+
+    /// No request to this entry's unit before `until`: it rests, or its late answer may still come.
+    pub fn hold(&mut self, entry: usize, until: Instant) {
+        self.units[self.slots[entry].unit].held_until = Some(until);
+    }
+
+    /// Has no unit answered its last request?
+    pub fn nobody_answers(&self) -> bool {
+        self.units.iter().all(|unit| unit.failures > 0)
+    }
+
+    /// Advances an entry's phase past `now` and counts the ticks that are lost.
+    fn depart(&mut self, ix: usize, now: Instant) -> u64 {
+        let sick = self.units[self.slots[ix].unit].sick;
+        let slot = &mut self.slots[ix];
+        let Some(interval) = interval_of(slot.entry.every) else { return 0 };
+        let passed = advance(&mut slot.tick, interval, now);
+        // One of the passed ticks is the one that is served; those of a sick unit are not missed, it is away.
+        if sick { 0 } else { passed.saturating_sub(1) }
+    }
+
+    fn suspend(&mut self, unit: usize) {
+        for i in 0..self.units[unit].slots.len() {
+            self.unkeep(self.units[unit].slots[i]);
+        }
+    }
+
+    /// The reads that a unit's sickness kept back are due at once, and stay in phase.
+    fn resume(&mut self, unit: usize, probe: usize, now: Instant) {
+        for i in 0..self.units[unit].slots.len() {
+            let ix = self.units[unit].slots[i];
+            let slot = &mut self.slots[ix];
+            if let Some(interval) = interval_of(slot.entry.every) {
+                advance(&mut slot.tick, interval, now);
+            }
+            // The probe that was answered has had its turn.
+            if ix != probe {
+                slot.due = now;
+                self.enqueue(ix);
+            }
+        }
+    }
+
+    /// The reads of a sick unit take turns: one that always fails must not hide that the others would not.
+    fn plan_probe(&mut self, unit: usize, now: Instant, cost: Duration) {
+        let sick = &mut self.units[unit];
+        let shortest = sick.shortest.min(LONGEST_PROBE_REST);
+        let at = now + (cost * PROBE_REST).clamp(shortest, LONGEST_PROBE_REST);
+        let at = at.max(self.probes_from);
+        self.probes_from = at + cost * PROBE_SPACING;
+        for _ in 0..sick.slots.len() {
+            sick.probe = (sick.probe + 1) % sick.slots.len();
+            if !self.slots[sick.slots[sick.probe]].finished {
+                break;
+            }
+        }
+        let ix = sick.slots[sick.probe];
+        self.unkeep(ix);
+        self.slots[ix].due = at;
+        self.wait(ix, at);
+    }
+
+    fn enqueue(&mut self, ix: usize) {
+        if !self.slots[ix].finished && self.slots[ix].kept == Kept::Nowhere {
+            self.wait(ix, self.slots[ix].due);
+        }
+    }
+
+    fn wait(&mut self, ix: usize, at: Instant) {
+        self.slots[ix].kept = Kept::Waiting(at);
+        self.waiting.insert((at, ix));
+    }
+
+    fn unkeep(&mut self, ix: usize) {
+        match std::mem::replace(&mut self.slots[ix].kept, Kept::Nowhere) {
+            Kept::Nowhere => {}
+            Kept::Waiting(at) => _ = self.waiting.remove(&(at, ix)),
+            Kept::Ready(deadline) => _ = self.ready.remove(&(deadline, ix)),
+        }
+    }
+}
+
+impl Unit {
+    fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            failures: 0,
+            sick: false,
+            probe: 0,
+            held_until: None,
+            shortest: LONGEST_PROBE_REST,
+        }
+    }
+}
+
+fn interval_of(every: Every) -> Option<Duration> {
+    match every {
+        Every::Interval(interval) => Some(interval.max(SHORTEST_INTERVAL)),
+        Every::Once => None,
+    }
+}
+
+/// Moves a tick to the first one after `now`; how many it passed.
+fn advance(tick: &mut Instant, interval: Duration, now: Instant) -> u64 {
+    if *tick > now {
+        return 0;
+    }
+    let passed = (now - *tick).as_nanos() / interval.as_nanos() + 1;
+    let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+    let nanos = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
+    *tick += Duration::from_nanos(nanos.saturating_mul(passed));
+    passed
+}
+
+/// The unit's place in [0, 1) as a fraction of 2^64: multiples of the golden ratio spread any number of units evenly.
+fn part_of(seed: u64, unit: usize) -> u64 {
+    const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+    seed.wrapping_add((unit as u64).wrapping_mul(GOLDEN))
+}
+
+fn share(whole: Duration, part: u64) -> Duration {
+    let nanos = (whole.as_nanos() * u128::from(part)) >> 64;
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+#[path = "schedule_tests.rs"]
+mod tests;

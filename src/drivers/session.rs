@@ -1,0 +1,206 @@
+//! One connection's life: connect, wait for what is due, read, tell, back off, stop.
+//!
+//! - Nothing that fails ends it: an absent device or port is a state. It ends when it's told to, or when nobody listens.
+//! - A read is never dropped half way; a stop waits for it, but not longer than [`STOP_WITHIN`].
+//! - A state is told when it changes, never twice. A device that goes away leaves one bad batch for each of its reads, so
+//!   that no old value passes for a fresh one.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::{Driver, LinkLost};
+use crate::mapping::batch::{Batch, DeviceState, Event};
+use crate::mapping::device::DevicePlan;
+use crate::metrics::ConnectionMetrics;
+use crate::model::time::Stamp;
+use crate::model::value::Cause;
+
+/// What is left of an exchange and of its events when a stop comes must be done by then; the whole gateway has 5 s.
+pub const STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// Runs a connection until `stop`, or until the receiver of `events` is gone.
+pub async fn run<D: Driver>(
+    driver: D,
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+    metrics: Arc<ConnectionMetrics>,
+) {
+    let known = vec![None; driver.devices().len()];
+    let mut session = Session { driver, events, metrics, known, backoff: Backoff::default(), reported: None };
+    let stopped = async {
+        stop.cancelled().await;
+        sleep(STOP_WITHIN).await;
+    };
+    tokio::select! {
+        _ = session.live(&stop) => {}
+        () = stopped => {}
+    }
+    session.driver.disconnect();
+    session.metrics.up.set(0);
+}
+
+struct Session<D> {
+    driver: D,
+    events: mpsc::Sender<Event>,
+    metrics: Arc<ConnectionMetrics>,
+    /// What was told last of each device.
+    known: Vec<Option<DeviceState>>,
+    backoff: Backoff,
+    /// Why the link is down, as logged last; `None` while it's up. Once it was down, only an answer makes it up: a far
+    /// side that accepts and says nothing would fill the log.
+    reported: Option<String>,
+}
+
+/// The session is over: stopped, or nobody listens.
+struct Over;
+
+impl<D: Driver> Session<D> {
+    async fn live(&mut self, stop: &CancellationToken) -> ControlFlow<Over> {
+        loop {
+            let lost = tokio::select! {
+                biased;
+                () = stop.cancelled() => return ControlFlow::Break(Over),
+                connected = self.driver.connect() => connected.err(),
+            };
+            let lost = match lost {
+                Some(lost) => lost,
+                None => {
+                    self.link_up();
+                    self.read_until_lost(stop).await?
+                }
+            };
+            self.link_down(&lost).await?;
+            let wait = self.backoff.next(RandomState::new().build_hasher().finish());
+            tokio::select! {
+                () = stop.cancelled() => return ControlFlow::Break(Over),
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn read_until_lost(&mut self, stop: &CancellationToken) -> ControlFlow<Over, LinkLost> {
+        loop {
+            let due = tokio::select! {
+                biased;
+                () = stop.cancelled() => return ControlFlow::Break(Over),
+                due = self.driver.due() => due,
+            };
+            match self.driver.read(due).await {
+                Ok(batch) => self.tell(batch).await?,
+                Err(lost) => return ControlFlow::Continue(lost),
+            }
+        }
+    }
+
+    /// Tells a read's batch between the states that it changed: a device is online before its first values, and goes
+    /// after its last ones.
+    async fn tell(&mut self, batch: Option<Batch>) -> ControlFlow<Over> {
+        let mut gone = None;
+        let mut also_gone = Vec::new();
+        while let Some((device, state)) = self.driver.state_change() {
+            match state {
+                DeviceState::Online => {
+                    // For the back-off, too, only an answer proves a link.
+                    self.backoff.reset();
+                    if self.reported.take().is_some() {
+                        tracing::info!(connection = %self.metrics.name, "link up");
+                    }
+                    self.state(device, state).await?;
+                }
+                DeviceState::Offline(cause) if gone.is_none() => gone = Some((device, cause)),
+                DeviceState::Offline(cause) => also_gone.push((device, cause)),
+            }
+        }
+        let told = batch.as_ref().map(|batch| (batch.plan.clone(), batch.read));
+        if let Some(batch) = batch {
+            self.send(Event::Batch(batch)).await?;
+        }
+        for (device, cause) in gone.into_iter().chain(also_gone) {
+            if self.state(device, DeviceState::Offline(cause)).await? {
+                self.blank(device, cause, told.as_ref()).await?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn link_up(&mut self) {
+        self.metrics.up.set(1);
+        self.metrics.connects.inc();
+        if self.reported.is_none() {
+            tracing::info!(connection = %self.metrics.name, "link up");
+        }
+    }
+
+    async fn link_down(&mut self, lost: &LinkLost) -> ControlFlow<Over> {
+        self.driver.disconnect();
+        self.metrics.up.set(0);
+        if self.reported.as_ref() != Some(&lost.0) {
+            tracing::warn!(connection = %self.metrics.name, reason = %lost.0, "link down");
+            self.reported = Some(lost.0.clone());
+        }
+        for device in 0..self.known.len() {
+            if self.state(device, DeviceState::Offline(Cause::Offline)).await? {
+                self.blank(device, Cause::Offline, None).await?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Tells a state if it's news. One reason for being offline after another is none.
+    async fn state(&mut self, device: usize, state: DeviceState) -> ControlFlow<Over, bool> {
+        let is_same = |known: DeviceState| (known == DeviceState::Online) == (state == DeviceState::Online);
+        if self.known[device].is_some_and(is_same) {
+            return ControlFlow::Continue(false);
+        }
+        self.known[device] = Some(state);
+        let plan = self.driver.devices()[device].clone();
+        match state {
+            DeviceState::Online => tracing::info!(device = %plan.device.name, "device online"),
+            DeviceState::Offline(cause) => {
+                tracing::warn!(device = %plan.device.name, %cause, "device offline")
+            }
+        }
+        self.send(Event::State { plan, state }).await?;
+        ControlFlow::Continue(true)
+    }
+
+    /// One bad batch for each read of a device, but not for one that was told just before.
+    async fn blank(
+        &mut self,
+        device: usize,
+        cause: Cause,
+        told: Option<&(Arc<DevicePlan>, usize)>,
+    ) -> ControlFlow<Over> {
+        let plan = self.driver.devices()[device].clone();
+        for read in 0..plan.reads.len() {
+            if told.is_some_and(|(other, told)| Arc::ptr_eq(other, &plan) && *told == read) {
+                continue;
+            }
+            let now = Instant::now();
+            let batch = Batch {
+                plan: plan.clone(),
+                read,
+                started: now,
+                received: now,
+                stamp: Stamp::now(),
+                readings: Err(cause),
+            };
+            self.send(Event::Batch(batch)).await?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    async fn send(&mut self, event: Event) -> ControlFlow<Over> {
+        match self.events.send(event).await {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(Over),
+        }
+    }
+}

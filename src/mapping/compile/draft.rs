@@ -1,0 +1,360 @@
+//! One point by itself: everything about it but the points that it's computed from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::place::{Spot, location, spot};
+use super::{Defaults, invalid};
+use crate::document::codes;
+use crate::document::read::At;
+use crate::mapping::compiled::{Chars, Deadband, Decode, Kind, Order, Reading, Select};
+use crate::mapping::device::Limits;
+use crate::mapping::profile::Point;
+use crate::mapping::written::{Access, ByteWord, CharsWord, OrderWord, TypeWord};
+use crate::model::decimal::Decimal;
+use crate::model::diagnostic::{Diagnostics, Span};
+use crate::model::place::Place;
+use crate::model::value::Raw;
+
+/// The name of the rate of points that name none.
+pub const DEFAULT_RATE: &str = "default";
+
+/// A point whose references to other points are still names.
+pub struct Draft {
+    pub source: DraftSource,
+    pub select: Select,
+    pub invalid: Vec<Raw>,
+    pub scale: Option<Decimal>,
+    pub offset: Option<Decimal>,
+    pub scale_from: Option<At<String>>,
+    pub labels: BTreeMap<i64, Arc<str>>,
+    pub unit: Option<Arc<str>>,
+    pub deadband: Option<Deadband>,
+    pub alone: bool,
+    pub rate: Arc<str>,
+    pub internal: bool,
+    /// `false` for points that can only be written.
+    pub readable: bool,
+    /// Where its location is written.
+    pub span: Span,
+}
+
+/// What a draft is computed from.
+pub enum DraftSource {
+    Reading(Reading),
+    Sum(Vec<(At<String>, Decimal)>),
+}
+
+/// The default rate's name is shared by nearly all points.
+fn rate_of(point: &Point) -> Arc<str> {
+    point.rate.as_ref().map_or(DEFAULT_RATE, |rate| &rate.value.0).into()
+}
+
+/// Checks a point. `None` when there is something to report.
+pub fn draft(
+    name: &At<String>,
+    point: &Point,
+    defaults: &Defaults,
+    found: &mut Diagnostics,
+) -> Option<Draft> {
+    let before = found.errors();
+    let (key, span) = location(name, point, found)?;
+    let source = match key {
+        "sum" => sum(point, found).map(|source| (source, None)),
+        _ => reading(name, point, defaults, span, found)
+            .map(|(reading, kind)| (DraftSource::Reading(reading), Some(kind))),
+    };
+    let (source, kind) = source?;
+    let invalid = match (kind, &point.invalid) {
+        (Some(TypeWord::Bool), _) => Vec::new(),
+        (Some(kind), Some(words)) => invalid::by_type(kind, &words.span, words, found).unwrap_or_default(),
+        (Some(kind), None) => defaults.invalid.get(&kind).cloned().unwrap_or_default(),
+        (None, _) => Vec::new(),
+    };
+    let select = select(point, kind, found);
+    check_arithmetic(point, kind, found);
+    let draft = Draft {
+        source,
+        select,
+        invalid,
+        scale: point.scale.as_ref().map(|scale| scale.value.0),
+        offset: point.offset.as_ref().map(|offset| offset.value.0),
+        scale_from: point
+            .scale_from
+            .as_ref()
+            .map(|at| At { value: at.value.0.clone(), span: at.span.clone() }),
+        labels: point
+            .r#enum
+            .iter()
+            .flat_map(|labels| &labels.value.0)
+            .map(|(number, text)| (*number, text.as_str().into()))
+            .collect(),
+        unit: point
+            .unit
+            .as_ref()
+            .map(|unit| if unit.value.0 == "percent" { "%" } else { &unit.value.0 }.into()),
+        deadband: point.deadband.as_ref().map(|deadband| deadband.value.0),
+        alone: point.alone.as_ref().is_some_and(|flag| flag.0),
+        rate: rate_of(point),
+        internal: point.internal.as_ref().is_some_and(|flag| flag.0),
+        readable: point.access.as_ref().is_none_or(|access| access.value != Access::Write),
+        span: span.clone(),
+    };
+    (found.errors() == before).then_some(draft)
+}
+
+impl Draft {
+    /// Can the device be asked for it? `changed` is where the device's own limits are, which are then to blame.
+    pub fn check_limits(&self, name: &str, limits: &Limits, changed: Option<&Span>, found: &mut Diagnostics) {
+        let DraftSource::Reading(reading) = &self.source else { return };
+        let Some(table) = reading.place.table().filter(|_| self.readable) else { return };
+        let span = changed.unwrap_or(&self.span);
+        let code = table.read_function();
+        if limits.functions.as_ref().is_some_and(|functions| !functions.contains(&code)) {
+            let message = format!(
+                "point '{name}' ({}) needs function code {code}, which 'functions' leaves out",
+                table.key()
+            );
+            found.error(codes::FUNCTION_NOT_ALLOWED, span, message);
+        }
+        if let Place::Run { count, .. } = reading.place
+            && count > limits.max_count(table)
+        {
+            let max = limits.max_count(table);
+            let message = format!("point '{name}' takes {count} registers, and a request may have {max}");
+            found.error(codes::VALUE_TOO_WIDE, span, message);
+        }
+    }
+}
+
+fn sum(point: &Point, found: &mut Diagnostics) -> Option<DraftSource> {
+    const NOT_HERE: [&str; 11] =
+        ["type", "order", "bit", "bits", "mask", "byte", "invalid", "length", "chars", "alone", "write"];
+    forbid(point, &NOT_HERE, "a sum, which reads other points", found);
+    let at = point.sum.as_ref()?;
+    if at.value.0.is_empty() {
+        found
+            .error(codes::UNKNOWN_POINT, &at.span, "a sum of no points")
+            .help("such as {heat_kwh: 1, heat_mwh: 1000}");
+        return None;
+    }
+    let parts = at.value.0.iter().map(|(name, factor)| Some((name.clone(), factor.as_ref()?.0)));
+    Some(DraftSource::Sum(parts.collect::<Option<_>>()?))
+}
+
+/// The reading of a register or bit, and its type.
+fn reading(
+    name: &At<String>,
+    point: &Point,
+    defaults: &Defaults,
+    span: &Span,
+    found: &mut Diagnostics,
+) -> Option<(Reading, TypeWord)> {
+    let spot = spot(point, defaults.address_base, found);
+    let table = spot.as_ref().map(Spot::table);
+    if table.is_some_and(|table| table.is_bits()) || point.coil.is_some() || point.discrete.is_some() {
+        return bit_reading(point, &spot?, span, found);
+    }
+    let kind = register_type(name, point, found);
+    let (spot, kind) = (spot?, kind?);
+    let count = match kind.kind().registers() {
+        Some(count) => {
+            forbid(point, &["length", "chars"], &format!("type '{}'", kind.word()), found);
+            count
+        }
+        None => string_length(name, point, &spot, found)?,
+    };
+    if !matches!(kind, TypeWord::Int8 | TypeWord::Uint8) {
+        forbid(point, &["byte"], &format!("type '{}': it is for int8 and uint8", kind.word()), found);
+    }
+    let order = order(point, kind, &spot, defaults, found)?;
+    let place = spot.place(count, span, found)?;
+    let decode = Decode {
+        kind: kind.kind(),
+        order,
+        byte: point.byte.as_ref().map(|byte: &At<ByteWord>| byte.byte()),
+        chars: point.chars.as_ref().map_or(Chars::Both, |chars: &At<CharsWord>| chars.chars()),
+    };
+    Some((Reading { place, decode }, kind))
+}
+
+fn bit_reading(
+    point: &Point,
+    spot: &Spot,
+    span: &Span,
+    found: &mut Diagnostics,
+) -> Option<(Reading, TypeWord)> {
+    let what = format!("a {}, which is one bit", spot.table().key());
+    forbid(point, &["order", "bit", "bits", "mask", "byte", "length", "chars", "invalid"], &what, found);
+    if let Some(at) = point.r#type.as_ref().filter(|at| at.value != TypeWord::Bool) {
+        let message = format!("type '{}' does not go with {what}", at.word());
+        found.error(codes::TYPE_MISMATCH, &at.span, message).help("remove it, or write type: bool");
+    }
+    let place = spot.place(1, span, found)?;
+    let decode = Decode { kind: Kind::Bool, order: Order::Abcd, byte: None, chars: Chars::Both };
+    Some((Reading { place, decode }, TypeWord::Bool))
+}
+
+/// The type of a register: as written, or uint16 when its bits are named.
+fn register_type(name: &At<String>, point: &Point, found: &mut Diagnostics) -> Option<TypeWord> {
+    let has_bits = point.bit.is_some() || point.bits.is_some() || point.mask.is_some();
+    match &point.r#type {
+        Some(at) if at.value == TypeWord::Bool && point.bit.is_none() => {
+            let message = "a register is no bool: it has 16 bits";
+            found
+                .error(codes::TYPE_MISMATCH, &at.span, message)
+                .help("say which one (bit: 0), or write type: uint16");
+            None
+        }
+        // A bool by `bit` is cut from the whole register.
+        Some(at) if at.value == TypeWord::Bool => Some(TypeWord::Uint16),
+        Some(at) => Some(at.value),
+        None if has_bits => Some(TypeWord::Uint16),
+        None => {
+            found
+                .error(
+                    codes::NO_TYPE,
+                    &name.span,
+                    format!("point '{}' is a register and has no type", name.value),
+                )
+                .help("such as type: uint16, int32 or float32; or bit: 3 for one bit");
+            None
+        }
+    }
+}
+
+fn string_length(name: &At<String>, point: &Point, spot: &Spot, found: &mut Diagnostics) -> Option<u16> {
+    match (&point.length, spot) {
+        (Some(length), _) => Some(length.0 as u16),
+        (None, Spot::Each(_, addresses)) => u16::try_from(addresses.len()).ok(),
+        (None, Spot::From(..)) => {
+            found
+                .error(codes::STRING_LENGTH, &name.span, format!("string '{}' has no length", name.value))
+                .help("add its number of registers, such as length: 8");
+            None
+        }
+    }
+}
+
+/// The order of a value's bytes. The profile's is for numbers of two or more registers, read as one run; in a list the
+/// registers come in the order that they are listed in.
+fn order(
+    point: &Point,
+    kind: TypeWord,
+    spot: &Spot,
+    defaults: &Defaults,
+    found: &mut Diagnostics,
+) -> Option<Order> {
+    let registers = kind.kind().registers();
+    let Some(at) = &point.order else {
+        let applies = matches!(spot, Spot::From(..)) && registers.is_some_and(|count| count > 1);
+        return Some(if applies { defaults.order } else { Order::Abcd });
+    };
+    let letters = at.value.letters();
+    let fits = match registers {
+        Some(1) => letters <= 4,
+        Some(2) => letters == 4,
+        Some(_) => letters >= 4,
+        None => letters <= 4,
+    };
+    if !fits || kind == TypeWord::Int8 || kind == TypeWord::Uint8 {
+        let message = format!("order {} does not go with type '{}'", at.word(), kind.word());
+        let bytes = registers.map_or(2, |count| 2 * usize::from(count));
+        let fitting: Vec<&str> =
+            OrderWord::WORDS.iter().map(|(word, _)| *word).filter(|word| word.len() == bytes).collect();
+        found.error(codes::TYPE_MISMATCH, &at.span, message).help(format!("one of: {}", fitting.join(", ")));
+        return None;
+    }
+    Some(match (registers, at.order()) {
+        // One register has two bytes: only their order counts.
+        (Some(1) | None, Order::Abcd | Order::Cdab) => Order::Abcd,
+        (Some(1) | None, Order::Badc | Order::Dcba) => Order::Badc,
+        (_, order) => order,
+    })
+}
+
+/// `bit`, `bits` or `mask`, within the value.
+fn select(point: &Point, kind: Option<TypeWord>, found: &mut Diagnostics) -> Select {
+    let Some(kind) = kind else { return Select::Whole };
+    let given: Vec<(&str, &Span)> =
+        ["bit", "bits", "mask"].iter().filter_map(|key| Some((*key, point.given(key)?))).collect();
+    let Some((key, span)) = given.first() else { return Select::Whole };
+    if let Some((second, span)) = given.get(1) {
+        found.error(codes::TYPE_MISMATCH, span, format!("'{second}' does not go with '{key}'"));
+    }
+    let Some(width) = kind.integer_bits() else {
+        if kind != TypeWord::Bool {
+            let message = format!("'{key}' does not go with type '{}': it is for whole numbers", kind.word());
+            found.error(codes::TYPE_MISMATCH, span, message);
+        }
+        return Select::Whole;
+    };
+    let mut check = |bit: i64, span: &Span| {
+        if bit >= i64::from(width) {
+            let message = format!("bit {bit} is out of range: type '{}' has 0 to {}", kind.word(), width - 1);
+            found.error(codes::BIT_RANGE, span, message);
+        }
+        bit as u8
+    };
+    if let Some(at) = &point.bit {
+        return Select::Bit(check(at.0, &at.span));
+    }
+    if let Some(at) = &point.mask {
+        if width < 64 && at.value.0 >> width != 0 {
+            let message = format!("mask 0x{:X} is wider than type '{}'", at.value.0, kind.word());
+            found.error(codes::BIT_RANGE, &at.span, message);
+        }
+        return Select::Mask(at.value.0);
+    }
+    let mut flags: Vec<(Arc<str>, u8)> = Vec::new();
+    let mut duplicates = Vec::new();
+    for (name, bit) in point.bits.iter().flat_map(|at| &at.value.0) {
+        let Some(bit) = bit else { continue };
+        let bit = check(bit.0, &name.span);
+        if let Some((other, _)) = flags.iter().find(|(_, taken)| *taken == bit) {
+            duplicates.push((name, bit, other.clone()));
+        }
+        flags.push((name.value.as_str().into(), bit));
+    }
+    for (name, bit, other) in duplicates {
+        found.error(
+            codes::DUPLICATE_VALUE,
+            &name.span,
+            format!("bit {bit} is named twice: '{other}' and '{}'", name.value),
+        );
+    }
+    if flags.is_empty() {
+        found.error(codes::BIT_RANGE, span, "no bits are named").help("such as {ready: 1, tripped: 3}");
+    }
+    Select::Flags(flags)
+}
+
+/// Do the keys that calculate go with the kind of value?
+fn check_arithmetic(point: &Point, kind: Option<TypeWord>, found: &mut Diagnostics) {
+    if let Some(at) = point.scale.as_ref().filter(|at| at.value.0.is_zero()) {
+        found
+            .error(codes::ZERO_SCALE, &at.span, "a scale of 0 makes every value 0")
+            .help("a decimal comma? Write a point: 0.1");
+    }
+    const NUMBERS_ONLY: [&str; 4] = ["scale", "offset", "scale_from", "deadband"];
+    if kind == Some(TypeWord::Bool) || point.bit.is_some() {
+        forbid(point, &NUMBERS_ONLY, "a single bit", found);
+    } else if point.bits.is_some() {
+        forbid(point, &NUMBERS_ONLY, "named bits", found);
+        forbid(point, &["enum"], "named bits", found);
+    } else if kind == Some(TypeWord::String) {
+        forbid(point, &NUMBERS_ONLY, "a string", found);
+        forbid(point, &["enum"], "a string", found);
+    } else if matches!(kind, Some(TypeWord::Float16 | TypeWord::Float32 | TypeWord::Float64)) {
+        forbid(point, &["enum"], "a float: its keys are whole numbers", found);
+    }
+}
+
+/// Reports those of `keys` that the point has.
+fn forbid(point: &Point, keys: &[&str], what: &str, found: &mut Diagnostics) {
+    for key in keys {
+        if let Some(span) = point.given(key) {
+            found.error(codes::TYPE_MISMATCH, span, format!("'{key}' does not go with {what}"));
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Points as written → a device's map, ready to run. Pure; every problem is reported, none stops the others.
+//!
+//! Three steps: each point by itself ([`draft`]), names between points ([`link`]), and the map without names.
+
+mod draft;
+mod invalid;
+mod link;
+mod place;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use super::compiled::{DeviceMap, Order};
+use super::device;
+use super::profile::{Limits, Point, Profile};
+use super::written::TypeWord;
+use crate::document::read::At;
+use crate::document::types::Name;
+use crate::model::diagnostic::{Diagnostics, Span};
+use crate::model::value::Raw;
+
+/// A point with its name. `None`: its declaration was wrong, and reported.
+pub type Written = (At<String>, Option<Point>);
+
+/// What a profile says about all of its points.
+#[derive(Clone, Debug, Default)]
+pub struct Defaults {
+    /// What is subtracted from addresses.
+    address_base: u16,
+    /// Order of numbers of two or more registers.
+    order: Order,
+    /// Raw values that mean "not available".
+    invalid: BTreeMap<TypeWord, Vec<Raw>>,
+}
+
+impl Defaults {
+    /// Those of a profile.
+    pub fn of(profile: &Profile, found: &mut Diagnostics) -> Self {
+        let mut invalid = BTreeMap::new();
+        for (kind, span, words) in profile.invalid.iter().flat_map(|at| &at.value.0) {
+            if let Some(raws) = invalid::by_type(*kind, span, words, found) {
+                invalid.insert(*kind, raws);
+            }
+        }
+        Self {
+            address_base: profile.address_base.as_ref().map_or(0, |base| base.0 as u16),
+            order: profile.order.as_ref().map_or(Order::Abcd, |order| order.order()),
+            invalid,
+        }
+    }
+}
+
+/// Which points a device takes, and under which names.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Selection<'a> {
+    /// Only these.
+    pub only: Option<&'a [At<Name>]>,
+    /// All but these.
+    pub except: &'a [At<Name>],
+    /// The profile's names and those to publish under. `None`: the new name was wrong, and reported.
+    pub rename: &'a [(At<String>, Option<Name>)],
+    /// Points of the profile that the device does without.
+    pub dropped: &'a [At<String>],
+    /// Where the device changes the limits.
+    pub limits: Option<&'a Span>,
+}
+
+/// Compiles points. `owner` is the place to blame when there is nothing to read. `None` when there were errors.
+pub fn compile(
+    points: &[Written],
+    defaults: &Defaults,
+    limits: &device::Limits,
+    selection: Selection<'_>,
+    owner: &Span,
+    found: &mut Diagnostics,
+) -> Option<DeviceMap> {
+    let before = found.errors();
+    let drafts: Vec<Option<draft::Draft>> = points
+        .iter()
+        .map(|(name, point)| {
+            // A faulty point has been reported; guessing at the rest of it would only mislead.
+            let point = point.as_ref().filter(|point| !point.faulty)?;
+            let draft = draft::draft(name, point, defaults, found)?;
+            draft.check_limits(&name.value, limits, selection.limits, found);
+            Some(draft)
+        })
+        .collect();
+    let map = link::link(points, &drafts, selection, owner, found);
+    let whole = drafts.iter().all(Option::is_some);
+    map.filter(|_| whole && found.errors() == before)
+}
+
+/// The limits of requests: `patch` replaces single ones of `base`.
+pub fn limits(base: device::Limits, patch: &Limits) -> device::Limits {
+    let functions = patch.functions.as_ref().map(|list| list.0.iter().map(|code| code.0 as u8).collect());
+    device::Limits {
+        max_registers: patch.max_registers.as_ref().map_or(base.max_registers, |n| n.0 as u16),
+        max_bits: patch.max_bits.as_ref().map_or(base.max_bits, |n| n.0 as u16),
+        max_gap: patch.max_gap.as_ref().map_or(base.max_gap, |n| n.0 as u16),
+        delay_after_connect: patch.delay_after_connect.as_ref().map_or(base.delay_after_connect, |d| d.0),
+        delay_between_requests: patch
+            .delay_between_requests
+            .as_ref()
+            .map_or(base.delay_between_requests, |d| d.0),
+        response_timeout: patch.response_timeout.as_ref().map(|d| d.0).or(base.response_timeout),
+        functions: functions.or(base.functions),
+    }
+}

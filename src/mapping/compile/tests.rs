@@ -1,0 +1,193 @@
+//! What points compile to; what is refused is in `tests/diagnostics`.
+
+use std::sync::Arc;
+
+use super::{Defaults, Selection, compile};
+use crate::document::read::{Read as _, Reader};
+use crate::document::yaml;
+use crate::mapping::compiled::{
+    Byte, Chars, Deadband, DeviceMap, Kind, Order, PointIx, Reading, Select, Source,
+};
+use crate::mapping::device::Limits;
+use crate::mapping::profile::Profile;
+use crate::model::diagnostic::{Diagnostics, SourceFile, Span};
+use crate::model::place::{Place, Table};
+use crate::model::value::Raw;
+
+fn map_of(text: &str) -> DeviceMap {
+    let file = Arc::new(SourceFile { path: "p.yaml".into(), text: format!("profile: p\n{text}") });
+    let mut found = Diagnostics::default();
+    let node = yaml::parse(&file, &mut found).unwrap();
+    let profile = Profile::read(&node, &mut Reader { file: &file, found: &mut found }).unwrap();
+    let defaults = Defaults::of(&profile, &mut found);
+    let points = &profile.points.as_ref().unwrap().value.0;
+    let owner = Span { file: Arc::clone(&file), range: 0..0 };
+    let map = compile(points, &defaults, &Limits::default(), Selection::default(), &owner, &mut found);
+    map.unwrap_or_else(|| panic!("{:#?}", found.sorted().iter().map(ToString::to_string).collect::<Vec<_>>()))
+}
+
+/// The reading of the only point.
+fn reading(point: &str) -> Reading {
+    let map = map_of(&format!("points:\n  a: {point}\n"));
+    assert_eq!(map.readings.len(), 1);
+    map.readings[0].clone()
+}
+
+fn run(table: Table, address: u16, count: u16) -> Place {
+    Place::Run { table, address, count }
+}
+
+#[test]
+fn orders_are_those_of_the_wire() {
+    let order = |text: &str| reading(text).decode.order;
+    for (word, expected) in
+        [("ABCD", Order::Abcd), ("CDAB", Order::Cdab), ("BADC", Order::Badc), ("DCBA", Order::Dcba)]
+    {
+        assert_eq!(order(&format!("{{input: 0, type: float32, order: {word}}}")), expected);
+        assert_eq!(order(&format!("{{input: 0, type: int64, order: {word}}}")), expected);
+    }
+    for (word, expected) in [
+        ("ABCDEFGH", Order::Abcd),
+        ("GHEFCDAB", Order::Cdab),
+        ("BADCFEHG", Order::Badc),
+        ("HGFEDCBA", Order::Dcba),
+    ] {
+        assert_eq!(order(&format!("{{input: 0, type: float64, order: {word}}}")), expected);
+    }
+    for (word, expected) in [
+        ("ABCD", Order::Abcd),
+        ("CDAB", Order::Abcd),
+        ("AB", Order::Abcd),
+        ("BADC", Order::Badc),
+        ("DCBA", Order::Badc),
+        ("BA", Order::Badc),
+    ] {
+        assert_eq!(order(&format!("{{input: 0, type: int16, order: {word}}}")), expected);
+    }
+}
+
+#[test]
+fn the_profiles_order_is_for_numbers_of_several_registers() {
+    let map = map_of(
+        "order: DCBA\npoints:\n  a: {input: 0, type: int32}\n  b: {input: 2, type: int16}\n  \
+         c: {input: 3, type: string, length: 2}\n  d: {input: [9, 7], type: int32}\n  \
+         e: {input: 20, type: int32, order: CDAB}\n",
+    );
+    let orders: Vec<Order> = map.readings.iter().map(|reading| reading.decode.order).collect();
+    assert_eq!(orders, [Order::Dcba, Order::Abcd, Order::Abcd, Order::Abcd, Order::Cdab]);
+}
+
+#[test]
+fn paper_references_count_from_one_whatever_the_base() {
+    for (reference, place) in [
+        (1, run(Table::Coil, 0, 1)),
+        (9_999, run(Table::Coil, 9_998, 1)),
+        (10_001, run(Table::Discrete, 0, 1)),
+        (165_536, run(Table::Discrete, 65_535, 1)),
+    ] {
+        let map = map_of(&format!("address_base: 1\npoints:\n  a: {{ref: {reference}}}\n"));
+        assert_eq!(map.readings[0].place, place);
+    }
+    for (reference, place) in [
+        (30_001, run(Table::Input, 0, 1)),
+        (39_999, run(Table::Input, 9_998, 1)),
+        (300_001, run(Table::Input, 0, 1)),
+        (40_108, run(Table::Holding, 107, 1)),
+        (465_536, run(Table::Holding, 65_535, 1)),
+    ] {
+        assert_eq!(reading(&format!("{{ref: {reference}, type: uint16}}")).place, place);
+    }
+}
+
+#[test]
+fn base_one_subtracts_one() {
+    let map = map_of(
+        "address_base: 1\npoints:\n  a: {holding: 1, type: uint16}\n  b: {holding: [65536, 5], type: int32}\n",
+    );
+    assert_eq!(map.readings[0].place, run(Table::Holding, 0, 1));
+    assert_eq!(
+        map.readings[1].place,
+        Place::Scattered { table: Table::Holding, addresses: [65_535, 4].into() }
+    );
+}
+
+#[test]
+fn adjacent_listed_registers_are_a_run() {
+    assert_eq!(reading("{input: [7, 8], type: uint32}").place, run(Table::Input, 7, 2));
+    assert_eq!(
+        reading("{input: [8, 7], type: uint32}").place,
+        Place::Scattered { table: Table::Input, addresses: [8, 7].into() }
+    );
+}
+
+#[test]
+fn points_of_one_register_share_a_reading() {
+    let map = map_of(
+        "points:\n  a: {holding: 3, bit: 1}\n  b: {holding: 3, type: uint16, mask: 0xF0}\n  \
+         c: {holding: 3, bits: {p: 0, q: 15}}\n  d: {holding: 3, type: int16}\n  e: {holding: 3, type: bool, bit: 2}\n",
+    );
+    assert_eq!(map.readings.len(), 2);
+    let selects: Vec<&Select> = map.points.iter().map(|point| &point.transform.select).collect();
+    let flags = Select::Flags(vec![("p".into(), 0), ("q".into(), 15)]);
+    assert_eq!(selects, [&Select::Bit(1), &Select::Mask(0xF0), &flags, &Select::Whole, &Select::Bit(2)]);
+}
+
+#[test]
+fn invalid_comes_from_the_profile_unless_the_point_says_otherwise() {
+    let map = map_of(
+        "invalid: {int16: [0x8000, -1], float32: 0x7F800000}\npoints:\n  a: {input: 0, type: int16}\n  \
+         b: {input: 1, type: int16, invalid: none}\n  c: {input: 2, type: int16, invalid: 0x7FFF}\n  \
+         d: {input: 3, type: uint16}\n  e: {input: 4, type: float32}\n",
+    );
+    let invalid: Vec<&[Raw]> = map.points.iter().map(|point| point.transform.invalid.as_slice()).collect();
+    assert_eq!(
+        invalid,
+        [&[Raw::Int(-32768), Raw::Int(-1)][..], &[], &[Raw::Int(32767)], &[], &[Raw::Float32(f32::INFINITY)]]
+    );
+}
+
+#[test]
+fn a_point_comes_after_those_it_needs() {
+    let map = map_of(
+        "points:\n  total: {sum: {kwh: 1, scaled: 0.5}, unit: kWh}\n  scaled: {input: 1, type: int16, scale_from: sf}\n  \
+         kwh: {input: 2, type: uint16}\n  sf: {input: 3, type: int16, internal: true}\n  idle: {input: 4, type: int16, internal: true}\n",
+    );
+    let names: Vec<&str> = map.points.iter().map(|point| &*point.name).collect();
+    assert_eq!(names, ["kwh", "sf", "scaled", "total"]);
+    assert_eq!(map.readings.len(), 3, "what nobody needs is not read");
+    assert_eq!(map.points[2].transform.scale_from, Some(PointIx(1)));
+    let half = "0.5".parse().unwrap();
+    assert_eq!(map.points[3].source, Source::Sum(vec![(PointIx(0), 1i64.into()), (PointIx(2), half)]));
+    let published: Vec<bool> = map.points.iter().map(|point| point.published).collect();
+    assert_eq!(published, [true, false, true, true]);
+}
+
+#[test]
+fn everything_else_is_carried_over() {
+    let map = map_of(
+        "points:\n  level: {input: 7, type: uint8, byte: high, scale: 0.1, offset: -40, unit: percent, deadband: 1%, rate: fast, alone: true}\n  \
+         name: {holding: 20480, type: string, length: 7, chars: high, rate: once}\n  \
+         state: {coil: 5, enum: {0: 'off', 1: running}}\n",
+    );
+    let level = &map.points[0];
+    assert_eq!(level.unit.as_deref(), Some("%"));
+    assert_eq!(level.deadband, Some(Deadband::Percent(1i64.into())));
+    assert_eq!((&*level.rate, level.alone), ("fast", true));
+    assert_eq!(level.transform.offset, Some((-40i64).into()));
+    assert_eq!(map.readings[0].decode.byte, Some(Byte::High));
+    assert_eq!(map.readings[1].place, run(Table::Holding, 20_480, 7));
+    assert_eq!((map.readings[1].decode.kind, map.readings[1].decode.chars), (Kind::String, Chars::High));
+    assert_eq!(map.points[2].transform.labels[&0].as_ref(), "off");
+    assert_eq!(map.readings[2].decode.kind, Kind::Bool);
+    assert_eq!(&*map.points[2].rate, "default");
+}
+
+#[test]
+fn a_long_chain_compiles_without_deep_recursion() {
+    let mut text = String::from("points:\n  p0: {input: 0, type: int16, internal: true}\n");
+    for n in 1..3_000 {
+        let internal = if n < 2_999 { ", internal: true" } else { "" };
+        text += &format!("  p{n}: {{sum: {{p{}: 1}}{internal}}}\n", n - 1);
+    }
+    assert_eq!(map_of(&text).points.len(), 3_000);
+}

@@ -1,0 +1,139 @@
+//! Profiles as written: what a device is. The only list of their keys.
+
+use super::written::{
+    Access, ByteWord, CharsWord, DeadbandWord, InvalidByType, InvalidWords, Labels, Mask, OrderWord,
+    ProfileName, TypeWord,
+};
+use crate::document::fields::document;
+use crate::document::types::{Anything, Duration, Either, Flag, Int, List, Name, Names, Number, Rest, Text};
+
+/// An address as written: zero-based on the wire, or counted from 1.
+pub type Address = Int<0, 65536>;
+
+/// Registers: the first one of a run, or each of them, most significant first.
+pub type Registers = Either<Address, List<Address>>;
+
+document! {
+    /// A device profile: what a device is. A site says where such devices hang.
+    pub struct Profile ("a profile") {
+        /// The profile's name, and its place: eastron/sdm630 is mappings/eastron/sdm630.yaml.
+        required profile: ProfileName,
+        /// What the device is called on its nameplate.
+        optional title: Text,
+        /// Where the numbers come from.
+        optional sources: List<Text>,
+        /// 0: numbers go on the wire; 1: the vendor's list counts from 1. Default 0.
+        optional address_base: Int<0, 1>,
+        /// Order of numbers of two or more registers. Default ABCD.
+        optional order: OrderWord,
+        /// Order of written numbers, where it differs.
+        optional write_order: OrderWord,
+        /// Raw values that mean "not available", by type.
+        optional invalid: InvalidByType,
+        /// What requests must respect.
+        optional limits: Limits,
+        /// The points by name.
+        required points: Names<Point>,
+        /// Test vectors.
+        optional examples: Anything,
+    }
+    unsupported: [("parameters", "'parameters'"), ("include", "'include'")]
+}
+
+document! {
+    /// What requests to the device must respect.
+    pub struct Limits ("limits") {
+        /// Largest number of registers of one request. Default 125.
+        optional max_registers: Int<1, 125>,
+        /// Largest number of coils or discrete inputs of one request. Default 2000.
+        optional max_bits: Int<1, 2000>,
+        /// Unneeded addresses that a request may read over. Default 0.
+        optional max_gap: Int<0, 2000>,
+        /// Rest after the connection came up.
+        optional delay_after_connect: Rest,
+        /// Rest between an answer and the next request.
+        optional delay_between_requests: Rest,
+        /// How long to wait for an answer.
+        optional response_timeout: Duration<1, 60_000>,
+        /// Function codes that the device understands. Default: all.
+        optional functions: List<Int<1, 127>>,
+    }
+}
+
+document! {
+    /// A named value.
+    pub struct Point ("a point") {
+        /// Address of a coil.
+        optional coil: Address,
+        /// Address of a discrete input.
+        optional discrete: Address,
+        /// Address of an input register, or a list of registers, high word first.
+        optional input: Registers,
+        /// Address of a holding register, or a list of registers, high word first.
+        optional holding: Registers,
+        /// Paper notation, counted from 1: 30001 is the first input register, 400001 the first holding register.
+        optional r#ref: Int<1, 465_536>,
+        /// Other points and their factors.
+        optional sum: Names<Number>,
+        /// What the registers hold.
+        optional r#type: TypeWord,
+        /// The bytes as they come on the wire, A the most significant. Default: the profile's.
+        optional order: OrderWord,
+        /// One bit, 0 the least significant.
+        optional bit: Int<0, 63>,
+        /// Named bits, 0 the least significant.
+        optional bits: Names<Int<0, 63>>,
+        /// The bits that make the value.
+        optional mask: Mask,
+        /// Half of a register, with int8 and uint8.
+        optional byte: ByteWord,
+        /// value = raw × scale + offset. Default 1.
+        optional scale: Number,
+        /// value = raw × scale + offset. Default 0.
+        optional offset: Number,
+        /// The point that holds the exponent: value = raw × 10^exponent.
+        optional scale_from: Name,
+        /// The unit; percent for %.
+        optional unit: Text,
+        /// Raw values that mean "not available"; none switches the profile's off.
+        optional invalid: InvalidWords,
+        /// Texts for numbers; an unknown number stays a number.
+        optional r#enum: Labels,
+        /// Publish only when the value moved by this much, or by this many percent.
+        optional deadband: DeadbandWord,
+        /// May it be read (r), written (w), or both (rw)? Default r.
+        optional access: Access,
+        /// Limits of a write.
+        optional write: Anything,
+        /// The name of its rate: default, once, or one that the site gives an interval.
+        optional rate: Name,
+        /// Give it a request of its own.
+        optional alone: Flag,
+        /// Read for other points only, not published.
+        optional internal: Flag,
+        /// Registers of a string.
+        optional length: Int<1, 125>,
+        /// Which bytes of each register carry text. Default both.
+        optional chars: CharsWord,
+        /// What it is, for people.
+        optional desc: Text,
+    }
+    unsupported: [("node", "OPC UA"), ("smooth", "'smooth'"), ("heartbeat", "'heartbeat'")]
+}
+
+/// The keys that say where a point's value is.
+pub const LOCATIONS: [&str; 6] = ["coil", "discrete", "input", "holding", "ref", "sum"];
+
+impl Point {
+    /// This point with single keys replaced. A new location replaces the old one.
+    pub fn with_patch(mut self, patch: Self) -> Self {
+        if LOCATIONS.iter().any(|key| patch.given(key).is_some()) {
+            (self.coil, self.discrete, self.input, self.holding) = (None, None, None, None);
+            (self.r#ref, self.sum) = (None, None);
+        }
+        if ["bit", "bits", "mask"].iter().any(|key| patch.given(key).is_some()) {
+            (self.bit, self.bits, self.mask) = (None, None, None);
+        }
+        self.patched(patch)
+    }
+}

@@ -1,0 +1,152 @@
+//! A message while the forwarder owns it, and the clock of where its time went.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::time::Instant;
+
+use crate::budget::{Spent, expired};
+use crate::model::message::{Kind, Message, Sampled};
+
+/// What an entry costs besides its payload and topic: the message, the map nodes that hold it, the allocations'
+/// own headers. Measured as `size_of::<Entry>()` plus a third for half-filled nodes, rounded up.
+pub(super) const ENTRY_OVERHEAD: usize = 384;
+
+/// A message that the forwarder owns.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// In order of admission; never used twice.
+    pub id: u64,
+    /// As it came.
+    pub message: Message,
+    /// As it was first sent: redeliveries are byte-identical.
+    pub sent: Option<Bytes>,
+    /// Where its time went.
+    pub clock: Clock,
+    /// Did it come out of the backlog?
+    pub replayed: bool,
+}
+
+impl Entry {
+    /// The account, for data messages.
+    pub fn sampled(&self) -> Option<&Sampled> {
+        match &self.message.kind {
+            Kind::Data(sampled) => Some(sampled),
+            Kind::Status | Kind::Gap => None,
+        }
+    }
+
+    /// Bytes that it keeps in memory.
+    pub fn bytes(&self) -> usize {
+        self.message.payload.len() + self.message.topic.len() + ENTRY_OVERHEAD
+    }
+
+    /// What to send: the first time with the marks that are true `now`, and then always the same bytes.
+    pub fn payload(&mut self, now: Instant) -> Bytes {
+        if let Some(sent) = &self.sent {
+            return sent.clone();
+        }
+        let late = self.sampled().map(|s| s.deadline).filter(|deadline| expired(*deadline, now));
+        let payload = match late {
+            _ if self.replayed => marked(&self.message.payload, "replayed", None),
+            Some(deadline) => marked(&self.message.payload, "late_ms", Some(now - deadline)),
+            None => self.message.payload.clone(),
+        };
+        self.sent = Some(payload.clone());
+        payload
+    }
+}
+
+/// The payload with `,"name":true` or `,"name":MILLISECONDS` before its last brace; untouched when it has none.
+fn marked(payload: &Bytes, name: &str, late: Option<Duration>) -> Bytes {
+    let Some(body) = payload.strip_suffix(b"}") else { return payload.clone() };
+    let mut out = BytesMut::with_capacity(payload.len() + 24);
+    out.put_slice(body);
+    if body != b"{" {
+        out.put_u8(b',');
+    }
+    out.put_u8(b'"');
+    out.put_slice(name.as_bytes());
+    out.put_slice(b"\":");
+    match late {
+        Some(late) => out.put_slice(late.as_millis().to_string().as_bytes()),
+        None => out.put_slice(b"true"),
+    }
+    out.put_u8(b'}');
+    out.freeze()
+}
+
+/// When a message passed which stage.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    /// The request left.
+    pub started: Instant,
+    /// The answer was complete.
+    pub received: Instant,
+    /// The message was encoded.
+    pub encoded: Instant,
+    /// How long the link had been down in all when the message was admitted.
+    pub down_before: Duration,
+    /// When it was first offered, and how long the link had been down in all by then.
+    pub offered: Option<(Instant, Duration)>,
+}
+
+impl Clock {
+    /// The clock of a message that's admitted when the link has been down for `down` in all.
+    pub fn start(message: &Message, now: Instant, down: Duration) -> Self {
+        let (started, received, encoded) = match &message.kind {
+            Kind::Data(s) => (s.started, s.received, s.encoded),
+            Kind::Status | Kind::Gap => (now, now, now),
+        };
+        Self { started, received, encoded, down_before: down, offered: None }
+    }
+
+    /// Where the time went until `now`, when the link has been down for `down` in all.
+    ///
+    /// Waiting for a link that's down counts as the broker's time: it's the broker that is missing.
+    pub fn spent(&self, now: Instant, down: Duration) -> Spent {
+        let (left, down_then) = self.offered.unwrap_or((now, down));
+        let waited = left.saturating_duration_since(self.encoded);
+        let missing = down_then.saturating_sub(self.down_before).min(waited);
+        Spent([
+            self.received.saturating_duration_since(self.started),
+            self.encoded.saturating_duration_since(self.received),
+            waited - missing,
+            missing + now.saturating_duration_since(left),
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_go_before_the_last_brace() {
+        let payload = Bytes::from_static(b"{\"a\":{}}");
+        assert_eq!(
+            marked(&payload, "late_ms", Some(Duration::from_micros(120_900))),
+            "{\"a\":{},\"late_ms\":120}"
+        );
+        assert_eq!(marked(&payload, "replayed", None), "{\"a\":{},\"replayed\":true}");
+        assert_eq!(marked(&Bytes::from_static(b"{}"), "replayed", None), "{\"replayed\":true}");
+    }
+
+    #[test]
+    fn waiting_for_a_missing_broker_is_the_brokers_time() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let clock = Clock {
+            started: start,
+            received: start + ms(10),
+            encoded: start + ms(11),
+            down_before: ms(100),
+            offered: Some((start + ms(50), ms(130))),
+        };
+        assert_eq!(clock.spent(start + ms(60), ms(130)), Spent([ms(10), ms(1), ms(9), ms(40)]));
+    }
+
+    #[test]
+    fn the_overhead_covers_the_entry() {
+        assert!(size_of::<Entry>() * 4 / 3 <= ENTRY_OVERHEAD, "{}", size_of::<Entry>());
+    }
+}

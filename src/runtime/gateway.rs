@@ -1,0 +1,219 @@
+//! A running site: one task per connection, one pipeline, one forwarder per route; started, watched and stopped here.
+//!
+//! Stopping goes with the stream: first the sessions, then the pipeline, then the forwarders, which drain.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::supervisor::{keep, panic_text};
+use crate::config::plan::{self as config, Protocol, Route, SinkConfig, Site};
+use crate::drivers::Plan;
+use crate::drivers::modbus::ModbusPlan;
+use crate::mapping::batch::Event;
+use crate::metrics::{ConnectionMetrics, DeviceMetrics, Metrics, RouteMetrics};
+use crate::model::message::{Kind, Message};
+use crate::model::time::Stamp;
+use crate::northbound::forwarder::{self, Settings, Summary};
+use crate::northbound::mqtt::{MqttSink, Will};
+use crate::pipeline::{self, Identity, RouteInput, status};
+
+/// Batches on their way to the pipeline. Full: sessions wait, and count the due times that they miss.
+const EVENTS: usize = 1024;
+/// Messages on their way to a forwarder. Full: the pipeline waits; a forwarder receives whatever its broker does.
+const MESSAGES: usize = 1024;
+/// The longest that sessions may take to finish their exchange after a stop.
+const SESSIONS_STOP: Duration = Duration::from_millis(1_500);
+/// The longest that the pipeline may take to empty itself.
+const PIPELINE_STOP: Duration = Duration::from_millis(300);
+
+/// A site that can be run.
+pub struct Gateway {
+    identity: Identity,
+    connections: Vec<Connection>,
+    routes: Vec<Route>,
+    metrics: Arc<Metrics>,
+}
+
+/// A connection, planned, with what counts it.
+pub struct Connection {
+    /// What it runs.
+    pub plan: Plan,
+    /// Its own numbers.
+    pub metrics: Arc<ConnectionMetrics>,
+    devices: Vec<Arc<DeviceMetrics>>,
+}
+
+impl Connection {
+    /// The connection's life, until `stop`.
+    pub fn session(
+        &self,
+        events: &mpsc::Sender<Event>,
+        stop: &CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        self.plan.clone().run(self.devices.clone(), self.metrics.clone(), events.clone(), stop.clone())
+    }
+}
+
+/// The gateway could not go on: a part that has no restart has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("{part} has failed: {cause}")]
+pub struct Failed {
+    /// Which part.
+    pub part: String,
+    /// What it said.
+    pub cause: String,
+}
+
+impl Gateway {
+    /// Plans the reads of all devices. Fails with one sentence per device that can't be planned.
+    pub fn new(site: Site) -> Result<Self, Vec<String>> {
+        let mut metrics = Metrics::default();
+        let (mut connections, mut errors) = (Vec::new(), Vec::new());
+        for config::Connection { name, protocol, devices } in site.connections {
+            let counted: Vec<_> =
+                devices.iter().map(|device| Arc::new(DeviceMetrics::new(device.name.clone()))).collect();
+            metrics.devices.extend(counted.iter().cloned());
+            let counts = Arc::new(ConnectionMetrics { name: name.into(), ..ConnectionMetrics::default() });
+            metrics.connections.push(counts.clone());
+            let Protocol::Modbus(modbus) = protocol;
+            match ModbusPlan::compile(modbus, devices) {
+                Ok(plan) => connections.push(Connection {
+                    plan: Plan::Modbus(plan),
+                    metrics: counts,
+                    devices: counted,
+                }),
+                Err(found) => errors.extend(found.iter().map(ToString::to_string)),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let counted =
+            |route: &Route| RouteMetrics { name: route.name.as_str().into(), ..RouteMetrics::default() };
+        metrics.routes = site.routes.iter().map(|route| Arc::new(counted(route))).collect();
+        // Until there is a store to count starts in: the time of the start grows with every start.
+        let epoch = u64::try_from(Stamp::now().unix_seconds()).unwrap_or(0);
+        let identity = Identity { site: site.name.into(), epoch };
+        Ok(Self { identity, connections, routes: site.routes, metrics: Arc::new(metrics) })
+    }
+
+    /// Where everything is counted.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.clone()
+    }
+
+    /// The connections, in the order of the site file.
+    pub fn connections(&self) -> &[Connection] {
+        &self.connections
+    }
+
+    /// Runs until `stop`, then drains and ends within 5 seconds.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Failed> {
+        let devices = self.metrics.devices.len();
+        tracing::info!(site = %self.identity.site, devices, connections = self.connections.len(), routes = self.routes.len(), "starting");
+        let (mut forwarders, stop_forwarders, inputs) = self.start_forwarders();
+        let (events, received) = mpsc::channel(EVENTS);
+        let mut pipeline = tokio::spawn(pipeline::run(self.identity.clone(), inputs, received));
+        let stop_sessions = stop.child_token();
+        let mut sessions = self.start_sessions(events, &stop_sessions);
+
+        let failure = tokio::select! {
+            () = stop.cancelled() => None,
+            ended = &mut pipeline => Some(failed("the pipeline", ended)),
+            Some(ended) = forwarders.join_next() => Some(failed("a forwarder", ended)),
+        };
+        tracing::info!("stopping");
+        stop_sessions.cancel();
+        let ended = async { while sessions.join_next().await.is_some() {} };
+        if timeout(SESSIONS_STOP, ended).await.is_err() {
+            tracing::warn!("a connection did not end in time and is cut off");
+            sessions.shutdown().await;
+        }
+        if failure.is_none() && timeout(PIPELINE_STOP, &mut pipeline).await.is_err() {
+            tracing::warn!("the pipeline did not empty in time");
+        }
+        pipeline.abort();
+        stop_forwarders.cancel();
+        while let Some(ended) = forwarders.join_next().await {
+            match ended {
+                Ok(left) if !left.is_settled() => {
+                    tracing::warn!(?left, "a route ended with messages undelivered")
+                }
+                _ => {}
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn start_sessions(self, events: mpsc::Sender<Event>, stop: &CancellationToken) -> JoinSet<()> {
+        let mut sessions = JoinSet::new();
+        for connection in self.connections {
+            let (events, stop) = (events.clone(), stop.clone());
+            sessions.spawn(async move {
+                let Connection { metrics, .. } = &connection;
+                keep(&metrics.name, &metrics.restarts, &stop, || connection.session(&events, &stop)).await;
+            });
+        }
+        sessions
+    }
+
+    fn start_forwarders(&self) -> (JoinSet<Summary>, CancellationToken, Vec<RouteInput>) {
+        let stop = CancellationToken::new();
+        let mut forwarders = JoinSet::new();
+        let mut inputs = Vec::new();
+        for (index, (route, metrics)) in self.routes.iter().zip(&self.metrics.routes).enumerate() {
+            let (messages, received) = mpsc::channel(MESSAGES);
+            let SinkConfig::Mqtt(config) = &route.sink;
+            let site = &self.identity.site;
+            let topic: Arc<str> = config.status_topic.replace("{site}", site).into();
+            let status = |payload: Vec<u8>| Message {
+                topic: topic.clone(),
+                payload: payload.into(),
+                retain: true,
+                kind: Kind::Status,
+            };
+            let birth = status(status::site(site, Some((self.identity.epoch, self.metrics.devices.len()))));
+            let offline = status(status::site(site, None));
+            let will = Will { topic: topic.clone(), payload: offline.payload.clone() };
+            let sink = MqttSink::new(config.clone(), will);
+            let settings = Settings {
+                site: site.clone(),
+                epoch: self.identity.epoch,
+                backlog_bytes: config.backlog_bytes,
+                offline: Some(offline),
+            };
+            // The channel is empty and has room. The forwarder repeats its statuses at every connect.
+            let _ = messages.try_send(birth);
+            forwarders.spawn(forwarder::run(sink, received, settings, metrics.clone(), stop.clone()));
+            inputs.push(RouteInput { topic: config.topic.clone(), messages, accounts: self.accounts(index) });
+        }
+        (forwarders, stop, inputs)
+    }
+
+    /// The first route's messages are counted with their device; every other route keeps accounts of its own.
+    fn accounts(&self, route: usize) -> HashMap<Arc<str>, Arc<DeviceMetrics>> {
+        if route == 0 {
+            return HashMap::new();
+        }
+        let own = |device: &Arc<DeviceMetrics>| {
+            (device.name.clone(), Arc::new(DeviceMetrics::new(device.name.clone())))
+        };
+        self.metrics.devices.iter().map(own).collect()
+    }
+}
+
+fn failed<T>(part: &str, ended: Result<T, JoinError>) -> Failed {
+    let cause = match ended.map_err(|error| error.try_into_panic()) {
+        Ok(_) => "it ended".to_string(),
+        Err(Ok(panic)) => panic_text(&*panic).to_string(),
+        Err(Err(error)) => error.to_string(),
+    };
+    tracing::error!(part, cause, "a part that everything needs has failed");
+    Failed { part: part.into(), cause }
+}

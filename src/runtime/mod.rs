@@ -1,0 +1,5 @@
+//! Starts, watches and stops tasks: the only module that spawns long-lived ones.
+
+pub mod gateway;
+pub mod limits;
+pub mod supervisor;
