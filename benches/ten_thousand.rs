@@ -3,6 +3,8 @@
 //! The simulator and an embedded broker run in this process too, so the memory shown is that of all three. Needs
 //! 20,000 file descriptors and more: `ulimit -n 40000`.
 
+#![allow(clippy::expect_used)] // a bench that cannot start has nothing to say
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

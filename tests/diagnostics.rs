@@ -2,6 +2,8 @@
 //!
 //! `TAKTBUS_BLESS=1 cargo test --test diagnostics` rewrites the expectations; read the difference before committing it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 

@@ -152,7 +152,10 @@ fn sources() -> Vec<Source> {
         let is_test_file =
             path.ends_with("/tests.rs") || path.contains("/tests/") || path.ends_with("_tests.rs");
         let statements = statements(&text);
-        let tests_from = statements.iter().position(|(_, line)| line.trim() == "#[cfg(test)]");
+        // `#[cfg(test)] mod x;` names another file, and code goes on behind it.
+        let tests_from = statements
+            .windows(2)
+            .position(|pair| pair[0].1.trim() == "#[cfg(test)]" && pair[1].1.trim_end().ends_with('{'));
         let (code, tests) = statements.split_at(tests_from.unwrap_or(statements.len()));
         sources.push(Source { path: path.clone(), in_tests: is_test_file, statements: code.to_vec() });
         sources.push(Source { path, in_tests: true, statements: tests.to_vec() });

@@ -2,6 +2,8 @@
 //!
 //! `TAKTBUS_BLESS=1 cargo test --test schema` rewrites the committed schemas.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;

@@ -7,19 +7,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use serde_json::Value as Json;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::summary::{short, violations};
 use super::table::Table;
+use crate::demo::subscriber::Subscriber;
 use crate::metrics::Metrics;
 use crate::runtime::gateway::Gateway;
 
 /// How often the table is drawn.
 const REDRAW: Duration = Duration::from_millis(250);
-/// Subscriptions waiting for the link.
-const REQUESTS: usize = 10;
 
 /// What the table shows of devices beside their messages: units, budgets.
 pub struct Devices(BTreeMap<String, Facts>);
@@ -53,11 +51,7 @@ struct Heard {
 
 /// Subscribes to everything and shows it, until it is aborted.
 pub async fn show(broker: SocketAddr, devices: Devices, metrics: Arc<Metrics>, table: bool) {
-    let options = MqttOptions::new("taktbus-demo-viewer", (broker.ip().to_string(), broker.port()));
-    let (client, mut link) = AsyncClient::builder(options).capacity(REQUESTS).build();
-    if client.subscribe("#", QoS::AtMostOnce).await.is_err() {
-        return;
-    }
+    let mut subscriber = Subscriber::new(broker);
     let mut heard: BTreeMap<String, Heard> = BTreeMap::new();
     let mut redraw = interval(REDRAW);
     redraw.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -68,18 +62,15 @@ pub async fn show(broker: SocketAddr, devices: Devices, metrics: Arc<Metrics>, t
     }
     loop {
         tokio::select! {
-            event = link.poll() => match event {
-                Ok(Event::Incoming(Packet::Publish(publish))) if !table => {
-                    let mut line = publish.payload.to_vec();
-                    line.push(b'\n');
-                    // Whoever reads has gone: nothing is left to show.
-                    if std::io::stdout().write_all(&line).and_then(|()| std::io::stdout().flush()).is_err() {
-                        return;
-                    }
+            payload = subscriber.next() => if table {
+                take(&mut heard, &payload);
+            } else {
+                let mut line = payload.to_vec();
+                line.push(b'\n');
+                // Whoever reads has gone: nothing is left to show.
+                if std::io::stdout().write_all(&line).and_then(|()| std::io::stdout().flush()).is_err() {
+                    return;
                 }
-                Ok(Event::Incoming(Packet::Publish(publish))) => take(&mut heard, &publish.payload),
-                Ok(_) => {}
-                Err(_) => tokio::time::sleep(REDRAW).await,
             },
             _ = redraw.tick(), if table => {
                 print!("{}", draw(&heard, &devices, &metrics, started));

@@ -7,6 +7,7 @@ use super::written::{Connection, Framing};
 use crate::document::codes;
 use crate::document::read::At;
 use crate::document::scalar::shortened;
+use crate::document::types::Rest;
 use crate::drivers::modbus::config::{Line, Link, ModbusConfig, Parity};
 use crate::model::diagnostic::Diagnostics;
 
@@ -18,8 +19,7 @@ pub fn compile(name: &At<String>, written: &Connection, found: &mut Diagnostics)
     if written.faulty {
         return None;
     }
-    let rest =
-        |at: &Option<At<crate::document::types::Rest>>| at.as_ref().map_or(Duration::ZERO, |rest| rest.0);
+    let rest = |at: &Option<Box<At<Rest>>>| at.as_ref().map_or(Duration::ZERO, |rest| rest.0);
     Some(ModbusConfig {
         link: link(name, written, found)?,
         response_timeout: written.response_timeout.as_ref().map(|timeout| timeout.0),

@@ -224,7 +224,7 @@ fn password(written: &Publish, found: &mut Diagnostics) -> Option<Secret> {
 }
 
 fn tls(written: &Publish, tls: bool, found: &mut Diagnostics) -> Option<TlsConfig> {
-    let path = |at: &Option<At<Text>>| at.as_ref().map(|at| PathBuf::from(&at.value.0));
+    let path = |at: &Option<Box<At<Text>>>| at.as_ref().map(|at| PathBuf::from(&at.value.0));
     if !tls {
         for key in ["ca", "cert", "key"] {
             if let Some(span) = written.given(key) {

@@ -191,7 +191,7 @@ impl Read for Format {
                 to.error(
                     codes::BAD_LINE,
                     node,
-                    format!("'{}' is no format of a serial line", shortened(&text)),
+                    format!("'{}' is no format of a serial line", shortened(text)),
                 )
                 .help("data bits, parity (N, E, O) and stop bits: 8E1, 8N1, 8O1, 8N2");
             }

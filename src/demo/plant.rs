@@ -44,7 +44,7 @@ impl Plant {
         let started = Instant::now();
         tasks.spawn(async move {
             let server = tcp::Server::new(listener);
-            let units = Units { started, models: Arc::new([(1, Model::NetworkMeter)].into()) };
+            let units = Units { started, models: Arc::new([(1, Model::Pac2200)].into()) };
             let connected = |stream, peer| {
                 let units = units.clone();
                 async move { tcp::accept_tcp_connection(stream, peer, move |_| Ok(Some(units.clone()))) }
@@ -62,7 +62,7 @@ impl Plant {
             .ok_or_else(|| io::Error::other("a pseudo-terminal without a name"))?;
         let (far, server_end) = SerialStream::pair()?;
         // Unit 3 is wired and dead: no model, no answer.
-        let models = [(1, Model::OnePhaseMeter), (2, Model::ThreePhaseMeter)];
+        let models = [(1, Model::Sdm120), (2, Model::Em340)];
         let units = Units { started, models: Arc::new(models.into()) };
         tasks.spawn(async move {
             if let Err(cause) = rtu::Server::new(server_end).serve_forever(units).await {
@@ -113,11 +113,11 @@ async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin
 #[derive(Clone, Copy)]
 enum Model {
     /// A Siemens PAC2200: float32 holding registers.
-    NetworkMeter,
+    Pac2200,
     /// An Eastron SDM120: float32 input registers.
-    OnePhaseMeter,
+    Sdm120,
     /// A Carlo Gavazzi EM340: int32 input registers, low word first.
-    ThreePhaseMeter,
+    Em340,
 }
 
 /// The units behind one connection.
@@ -158,7 +158,7 @@ impl Service for Units {
 
 impl Model {
     fn has_input_registers(self) -> bool {
-        !matches!(self, Self::NetworkMeter)
+        !matches!(self, Self::Pac2200)
     }
 
     /// The unit's registers, `t` seconds after the start: a load that swings around its mean.
@@ -170,7 +170,7 @@ impl Model {
             registers.extend([(address, (bits >> 16) as u16), (address + 1, bits as u16)]);
         };
         match self {
-            Self::NetworkMeter => {
+            Self::Pac2200 => {
                 let (voltage, current, factor) = (231.0 + 1.5 * swing(17.0), 42.0 + 6.0 * swing(9.0), 0.93);
                 float(1, rounded(voltage, 2));
                 float(13, rounded(current, 3));
@@ -178,7 +178,7 @@ impl Model {
                 float(65, rounded(3.0 * voltage * current * factor, 1));
                 float(69, factor);
             }
-            Self::OnePhaseMeter => {
+            Self::Sdm120 => {
                 let (voltage, current) = (229.0 + 1.2 * swing(13.0), 11.0 + 4.0 * swing(21.0));
                 float(0, rounded(voltage, 1));
                 float(6, rounded(current, 2));
@@ -186,7 +186,7 @@ impl Model {
                 float(72, rounded(1834.2 + t * 0.001, 2));
                 float(342, 0.0);
             }
-            Self::ThreePhaseMeter => {
+            Self::Em340 => {
                 let mut int = |address: u16, value: f64| {
                     let bits = value.round() as i32 as u32;
                     registers.extend([(address, bits as u16), (address + 1, (bits >> 16) as u16)]);

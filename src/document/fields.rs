@@ -12,7 +12,7 @@
 //!     unsupported: [("node", "OPC UA")]
 //! }
 //! ```
-//! Every field is `Option<At<T>>`: `None` when the key is absent, or wrong and reported; `faulty` tells whether anything in the
+//! Every field is `Option<Box<At<T>>>` (most keys of most documents are absent, so they must cost little): `None` when the key is absent, or wrong and reported; `faulty` tells whether anything in the
 //! document was reported, so that later stages need not guess.
 
 use serde_json::{Map, Value, json};
@@ -129,7 +129,7 @@ macro_rules! document {
         $(#[doc = $doc])*
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct $name {
-            $( $(#[doc = $field_doc])* pub $field: Option<$crate::document::read::At<$type>>, )*
+            $( $(#[doc = $field_doc])* pub $field: Option<Box<$crate::document::read::At<$type>>>, )*
             /// Was anything in it reported?
             pub faulty: bool,
         }
@@ -155,7 +155,7 @@ macro_rules! document {
                 to: &mut $crate::document::read::Reader<'_>,
             ) {
                 $( if key == $crate::document::fields::key_of(stringify!($field)) {
-                    self.$field = to.at(value);
+                    self.$field = to.at(value).map(Box::new);
                 } )*
             }
 

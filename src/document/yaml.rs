@@ -18,6 +18,9 @@ pub const MAX_DEPTH: usize = 64;
 /// each they stay under 32 MiB.
 pub const MAX_SIZE: usize = 500_000;
 
+/// Most anchors of a document. Each keeps a copy of its node.
+pub const MAX_ANCHORS: usize = 1_000;
+
 /// A part of a YAML document.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -43,6 +46,17 @@ pub enum Kind {
     Sequence(Vec<Node>),
     /// Keys and values, in the order of the file; keys may repeat.
     Mapping(Vec<(Node, Node)>),
+}
+
+impl Kind {
+    /// Gives back what a list reserved for items that did not come: most maps have one or two keys.
+    fn shrink(&mut self) {
+        match self {
+            Self::Scalar { .. } => {}
+            Self::Sequence(items) => items.shrink_to_fit(),
+            Self::Mapping(entries) => entries.shrink_to_fit(),
+        }
+    }
 }
 
 impl Node {
@@ -163,7 +177,8 @@ impl Builder {
             Event::SequenceStart(_, anchor, _) => self.begin(from, anchor, Kind::Sequence(Vec::new())),
             Event::MappingStart(_, anchor, _) => self.begin(from, anchor, Kind::Mapping(Vec::new())),
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
-                Some(Open { from, anchor, size, height, kind, .. }) => {
+                Some(Open { from, anchor, size, height, mut kind, .. }) => {
+                    kind.shrink();
                     self.finish(Node { from, to: to.max(from), kind }, anchor, size, height + 1)
                 }
                 None => Ok(()),
@@ -220,6 +235,10 @@ impl Builder {
         if anchor != 0 {
             // The copy is as big as the node.
             self.grow(size, at, 1)?;
+            if self.anchors.len() >= MAX_ANCHORS {
+                let message = format!("more than {MAX_ANCHORS} anchors");
+                return Err(Fault::new(codes::YAML_SIZE, at, 1, message).help("anchors are never needed"));
+            }
             self.anchors.insert(anchor, Anchored { node: node.clone(), size, height });
         }
         match self.open.last_mut() {

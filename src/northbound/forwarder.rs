@@ -23,7 +23,7 @@ mod core;
 mod entry;
 mod gaps;
 #[cfg(test)]
-mod law;
+mod law_tests;
 mod live;
 mod status;
 

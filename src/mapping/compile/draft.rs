@@ -10,7 +10,7 @@ use crate::document::read::At;
 use crate::mapping::compiled::{Chars, Deadband, Decode, Kind, Order, Reading, Select};
 use crate::mapping::device::Limits;
 use crate::mapping::profile::Point;
-use crate::mapping::written::{Access, ByteWord, CharsWord, OrderWord, TypeWord};
+use crate::mapping::written::{Access, OrderWord, TypeWord};
 use crate::model::decimal::Decimal;
 use crate::model::diagnostic::{Diagnostics, Span};
 use crate::model::place::Place;
@@ -172,8 +172,8 @@ fn reading(
     let decode = Decode {
         kind: kind.kind(),
         order,
-        byte: point.byte.as_ref().map(|byte: &At<ByteWord>| byte.byte()),
-        chars: point.chars.as_ref().map_or(Chars::Both, |chars: &At<CharsWord>| chars.chars()),
+        byte: point.byte.as_ref().map(|byte| byte.byte()),
+        chars: point.chars.as_ref().map_or(Chars::Both, |chars| chars.chars()),
     };
     Some((Reading { place, decode }, kind))
 }
