@@ -146,9 +146,17 @@ enum Outcome {
 /// Parses the arguments, runs the command, and turns what came of it into an exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let runs = matches!(cli.command, Command::Run(_) | Command::Demo(_));
     let level = match (cli.logging.quiet, cli.logging.verbose) {
         (true, _) => LevelFilter::WARN,
-        (_, 0) => LevelFilter::INFO,
+        // What is asked once answers on stdout; its log is for those who ask for it.
+        (_, 0) => {
+            if runs {
+                LevelFilter::INFO
+            } else {
+                LevelFilter::WARN
+            }
+        }
         (_, 1) => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };

@@ -75,7 +75,7 @@ pub async fn read(args: ReadArgs) -> Result<Outcome> {
         eprintln!("error: not everything was read within {:?}: {missing}", args.timeout);
         return Ok(Outcome::Failed);
     }
-    Ok(if printer.bad == 0 { Outcome::Fine } else { Outcome::Failed })
+    Ok(if printer.unanswered == 0 { Outcome::Fine } else { Outcome::Failed })
 }
 
 struct Printer {
@@ -83,12 +83,13 @@ struct Printer {
     json: bool,
     rows: Vec<[String; 5]>,
     seq: u64,
-    bad: usize,
+    /// Reads that the device did not answer, or refused.
+    unanswered: usize,
 }
 
 impl Printer {
     fn new(site: String, json: bool) -> Self {
-        Self { site, json, rows: Vec::new(), seq: 0, bad: 0 }
+        Self { site, json, rows: Vec::new(), seq: 0, unanswered: 0 }
     }
 
     fn batch(&mut self, batch: &Batch) {
@@ -97,11 +98,13 @@ impl Printer {
         let mut samples: Vec<Sample> = Vec::new();
         match &batch.readings {
             Ok(readings) => evaluate(&device.map, read, readings, &mut Vec::new(), &mut samples),
-            Err(cause) => samples.extend(read.points.iter().map(|ix| (*ix, Err(*cause)))),
+            Err(cause) => {
+                self.unanswered += 1;
+                samples.extend(read.points.iter().map(|ix| (*ix, Err(*cause))));
+            }
         }
         let points = &device.map.points;
         samples.retain(|(ix, _)| points[ix.0 as usize].published);
-        self.bad += samples.iter().filter(|(_, value)| value.is_err()).count();
         if self.json {
             let mut out = Vec::new();
             let prefix = encode::prefix(&self.site, &device.name);

@@ -4,39 +4,33 @@ use std::time::Duration;
 
 use super::table::Table;
 use crate::budget::Stage;
-use crate::metrics::{DeviceMetrics, Metrics};
+use crate::metrics::{DeviceMetrics, Histogram, Metrics};
 
 /// The account of all devices as a table, with a line per route.
 pub fn render(metrics: &Metrics, elapsed: Duration) -> String {
-    let mut table = Table::new(&[
-        "device",
-        ">sampled",
-        ">delivered",
-        ">replayed",
-        ">gaps",
-        ">missed",
-        ">timeouts",
-        ">p50",
-        ">p99",
-        ">max",
-        "violations",
-    ]);
+    let titles = ["device", ">sampled", ">delivered", ">replayed", ">gaps", ">missed", ">timeouts"];
+    let times = [">p50", ">p99", ">max", ">bus p99", ">map p99", ">queue p99", ">broker p99"];
+    let mut table = Table::new(&[&titles[..], &times[..], &["violations"]].concat());
     for device in &metrics.devices {
-        let time = |q| device.total.quantile(q).map_or("-".into(), short);
-        let max = if device.total.count() > 0 { short(device.total.max()) } else { "-".into() };
-        table.row([
-            device.name.to_string(),
-            device.sampled.get().to_string(),
-            device.delivered.get().to_string(),
-            device.replayed.get().to_string(),
-            device.gap_accounted.get().to_string(),
-            device.missed_ticks.get().to_string(),
-            device.timeouts.get().to_string(),
-            time(0.5),
-            time(0.99),
-            max,
-            violations(device),
-        ]);
+        let counts = [
+            &device.sampled,
+            &device.delivered,
+            &device.replayed,
+            &device.gap_accounted,
+            &device.missed_ticks,
+            &device.timeouts,
+        ];
+        let quantile = |times: &Histogram, q| times.quantile(q).map_or("-".into(), short);
+        let total = &device.total;
+        let times = [quantile(total, 0.5), quantile(total, 0.99), quantile(total, 1.0)];
+        let stages = device.stages.iter().map(|stage| quantile(stage, 0.99));
+        table.row(
+            std::iter::once(device.name.to_string())
+                .chain(counts.iter().map(|count| count.get().to_string()))
+                .chain(times)
+                .chain(stages)
+                .chain([violations(device)]),
+        );
     }
     let mut out = format!("\nran for {}\n{}", short(elapsed), table.render());
     for route in &metrics.routes {

@@ -1,6 +1,6 @@
 //! Devices as written: a profile and its patches → a map, a budget, and what is read when.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::library::{Entry, Library};
@@ -26,7 +26,7 @@ pub struct Outcome {
     /// The device; `None` when something about it was reported.
     pub device: Option<Device>,
     /// The names of its points with whether they may be written, for `allow_write`; `None` when they are not known.
-    pub points: Option<Vec<(String, bool)>>,
+    pub points: Option<BTreeMap<String, bool>>,
 }
 
 /// Compiles a device. `serial`: is it behind a serial line? `None`: its connection is not known.
@@ -196,7 +196,7 @@ fn merge(
 fn unknown_point(name: &At<String>, index: &HashMap<&str, usize>, what: &str, found: &mut Diagnostics) {
     let mut known: Vec<&str> = index.keys().copied().collect();
     known.sort_unstable();
-    let near = did_you_mean(&name.value, known);
+    let near = did_you_mean(found, &name.value, known);
     found.error(
         codes::UNKNOWN_POINT,
         &name.span,
@@ -253,17 +253,17 @@ fn budget(written: &Written) -> Budget {
 }
 
 /// The names that `allow_write` may use: the profile's, and those that points were renamed to.
-fn writable(points: &[WrittenPoint], written: &Written) -> Vec<(String, bool)> {
+fn writable(points: &[WrittenPoint], written: &Written) -> BTreeMap<String, bool> {
     let may = |point: &WrittenPoint| {
         let access = point.1.as_ref().and_then(|point| point.access.as_ref());
         // A faulty point was reported: nothing more is said about it.
         point.1.is_none() || access.is_some_and(|access| access.value != Access::Read)
     };
-    let mut names: Vec<(String, bool)> =
+    let mut names: BTreeMap<String, bool> =
         points.iter().map(|point| (point.0.value.clone(), may(point))).collect();
     for (old, new) in written.rename.iter().flat_map(|at| &at.value.0) {
-        if let (Some(new), Some((_, may))) = (new, names.iter().find(|(name, _)| *name == old.value)) {
-            names.push((new.0.clone(), *may));
+        if let (Some(new), Some(may)) = (new, names.get(&old.value).copied()) {
+            names.insert(new.0.clone(), may);
         }
     }
     names

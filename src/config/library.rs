@@ -92,7 +92,7 @@ impl Library {
         for folder in &self.folders {
             collect_names(folder, "", MAX_FOLDER_DEPTH, &mut names);
         }
-        let near = did_you_mean(&name.value.0, names.iter().map(String::as_str));
+        let near = did_you_mean(found, &name.value.0, names.iter().map(String::as_str));
         let mut looked: Vec<String> =
             self.folders.iter().map(|folder| folder.display().to_string()).collect();
         looked.push("the built-in profiles".into());

@@ -18,6 +18,7 @@ use crate::document::{read::Read as _, read::Reader, schema, source, yaml};
 use crate::mapping::compiled::DeviceMap;
 use crate::mapping::profile::Profile;
 use crate::model::diagnostic::{Diagnostic, Diagnostics, SourceFile};
+use crate::model::secret::Secret;
 
 /// Where profiles are looked for beside the site file's own `mappings/`.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +78,23 @@ fn read_site(file: &Arc<SourceFile>, options: &LoadOptions, found: &mut Diagnost
     drop(node);
     let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
     let mut library = library::Library::new(folder, &options.mapping_dirs);
-    site::compile(&written, &mut library, found)
+    let mut site = site::compile(&written, &mut library, found)?;
+    site.routes.iter_mut().for_each(|route| beside(folder, route));
+    Some(site)
+}
+
+/// Files that a route names are looked for beside the site file, wherever the program was started.
+fn beside(folder: &Path, route: &mut plan::Route) {
+    let plan::SinkConfig::Mqtt(mqtt) = &mut route.sink;
+    // Joining leaves absolute paths alone.
+    let resolve = |path: &mut PathBuf| *path = folder.join(&path);
+    if let Some(tls) = &mut mqtt.tls {
+        tls.ca.iter_mut().for_each(resolve);
+        tls.client.iter_mut().for_each(|(cert, key)| [cert, key].into_iter().for_each(resolve));
+    }
+    if let Some(Secret::File(path)) = &mut mqtt.password {
+        resolve(path);
+    }
 }
 
 /// Reads and checks a profile that no site uses yet.

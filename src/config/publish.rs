@@ -158,7 +158,7 @@ fn check_topic(topic: &str, span: &Span, placeholders: &[&str], found: &mut Diag
             break;
         };
         if !placeholders.contains(&name) {
-            let near = did_you_mean(name, placeholders.iter().copied());
+            let near = did_you_mean(found, name, placeholders.iter().copied());
             let known: Vec<String> = placeholders.iter().map(|name| format!("{{{name}}}")).collect();
             found
                 .error(codes::TOPIC, span, format!("unknown placeholder '{{{}}}'{near}", shortened(name)))

@@ -1,6 +1,7 @@
 //! Rates: profiles name them, sites give them a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use super::written::Device;
 use crate::document::codes;
@@ -30,8 +31,9 @@ pub fn groups(
     let before = found.errors();
     let mut groups: BTreeMap<Every, Vec<PointIx>> = BTreeMap::new();
     let mut without: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let intervals = Intervals::of(device);
     for (at, point) in map.points.iter().enumerate().filter(|(_, point)| point.published) {
-        match every(device, &point.rate) {
+        match intervals.get(&point.rate) {
             Some(every) => groups.entry(every).or_default().push(PointIx(at as u32)),
             None => without.entry(&point.rate).or_default().push(&point.name),
         }
@@ -58,30 +60,51 @@ pub fn groups(
     (found.errors() == before).then_some(groups)
 }
 
-fn every(device: &Device, rate: &str) -> Option<Every> {
-    if rate == ONCE {
-        return Some(Every::Once);
+/// The site's times.
+enum Intervals<'d> {
+    /// One for all rates.
+    One(Duration),
+    /// By rate.
+    ByRate(HashMap<&'d str, Duration>),
+}
+
+impl<'d> Intervals<'d> {
+    fn of(device: &'d Device) -> Self {
+        match device.every.as_ref().map(|at| &at.value) {
+            Some(Either::Short(interval)) => Self::One(interval.0),
+            Some(Either::Long(rates)) => {
+                let given = rates.0.iter();
+                Self::ByRate(
+                    given.filter_map(|(name, time)| Some((name.value.as_str(), (*time)?.0))).collect(),
+                )
+            }
+            None => Self::ByRate(HashMap::new()),
+        }
     }
-    let interval = match &device.every.as_ref()?.value {
-        Either::Short(interval) => Some(interval.0),
-        Either::Long(rates) => [rate, DEFAULT].iter().find_map(|wanted| {
-            let (_, interval) = rates.0.iter().find(|(name, _)| name.value == *wanted)?;
-            interval.map(|interval| interval.0)
-        }),
-    };
-    interval.map(Every::Interval)
+
+    fn get(&self, rate: &str) -> Option<Every> {
+        if rate == ONCE {
+            return Some(Every::Once);
+        }
+        let interval = match self {
+            Self::One(interval) => Some(interval),
+            Self::ByRate(rates) => rates.get(rate).or_else(|| rates.get(DEFAULT)),
+        };
+        interval.copied().map(Every::Interval)
+    }
 }
 
 /// Rates of the site that no point has are probably misspelt.
 fn check_names(device: &Device, map: &DeviceMap, found: &mut Diagnostics) {
     let Some(Either::Long(rates)) = device.every.as_ref().map(|at| &at.value) else { return };
+    let known: BTreeSet<&str> = map.points.iter().map(|point| &*point.rate).collect();
     for (name, _) in &rates.0 {
         if name.value == ONCE {
             found
                 .error(codes::BUILT_IN_RATE, &name.span, "'once' is built in: once per connection")
                 .help("remove it, or give the points another rate");
-        } else if name.value != DEFAULT && map.points.iter().all(|point| *point.rate != *name.value) {
-            let near = did_you_mean(&name.value, map.points.iter().map(|point| &*point.rate));
+        } else if name.value != DEFAULT && !known.contains(name.value.as_str()) {
+            let near = did_you_mean(found, &name.value, known.iter().copied());
             found.warning(
                 codes::UNUSED_RATE,
                 &name.span,

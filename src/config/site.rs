@@ -1,6 +1,6 @@
 //! A site as written → a plan: every part is checked, whatever is wrong with the others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::library::Library;
 use super::plan::{Connection, Protocol, Route, SinkConfig, Site};
@@ -8,12 +8,13 @@ use super::{connection, device, publish, written};
 use crate::document::codes;
 use crate::document::read::At;
 use crate::document::suggest::did_you_mean;
+use crate::document::types::Name;
 use crate::drivers::modbus::config::Link;
 use crate::mapping::device::Device;
-use crate::model::diagnostic::{Diagnostics, Span};
+use crate::model::diagnostic::Diagnostics;
 
 /// The writable points of each device that is known.
-type Writable = HashMap<String, Option<Vec<(String, bool)>>>;
+type Writable = BTreeMap<String, Option<BTreeMap<String, bool>>>;
 
 /// Compiles a site. `None` when something was reported.
 pub fn compile(written: &written::Site, library: &mut Library, found: &mut Diagnostics) -> Option<Site> {
@@ -72,13 +73,14 @@ fn devices(
             .error(codes::NOTHING_TO_DO, &at.span, "there are no devices")
             .help("such as meter: {via: lan, profile: …, every: 5s}");
     }
+    let positions: HashMap<&str, usize> =
+        connections.iter().enumerate().map(|(at, known)| (known.name.value.as_str(), at)).collect();
     for (name, device) in &at.value.0 {
         let Some(device) = device else {
             writable.insert(name.value.clone(), None);
             continue;
         };
-        let position =
-            device.via.as_ref().and_then(|via| resolve(&via.value.0, &via.span, connections, found));
+        let position = device.via.as_ref().and_then(|via| resolve(via, &positions, found));
         let serial = position
             .and_then(|at| connections[at].config.as_ref())
             .map(|config| !matches!(config.link, Link::Tcp { .. }));
@@ -96,11 +98,15 @@ fn devices(
     writable
 }
 
-fn resolve(name: &str, span: &Span, connections: &[Known<'_>], found: &mut Diagnostics) -> Option<usize> {
-    let at = connections.iter().position(|known| known.name.value == name);
+/// The connection that a device names.
+fn resolve(via: &At<Name>, positions: &HashMap<&str, usize>, found: &mut Diagnostics) -> Option<usize> {
+    let name = via.value.0.as_str();
+    let at = positions.get(name).copied();
     if at.is_none() {
-        let near = did_you_mean(name, connections.iter().map(|known| known.name.value.as_str()));
-        found.error(codes::UNKNOWN_CONNECTION, span, format!("there is no connection '{name}'{near}"));
+        let mut known: Vec<&str> = positions.keys().copied().collect();
+        known.sort_unstable();
+        let near = did_you_mean(found, name, known);
+        found.error(codes::UNKNOWN_CONNECTION, &via.span, format!("there is no connection '{name}'{near}"));
     }
     at
 }
@@ -108,7 +114,7 @@ fn resolve(name: &str, span: &Span, connections: &[Known<'_>], found: &mut Diagn
 fn check_allow_write(written: &written::Site, writable: &Writable, found: &mut Diagnostics) {
     for (device, points) in written.allow_write.iter().flat_map(|at| &at.value.0) {
         let Some(known) = writable.get(&device.value) else {
-            let near = did_you_mean(&device.value, writable.keys().map(String::as_str));
+            let near = did_you_mean(found, &device.value, writable.keys().map(String::as_str));
             found.error(
                 codes::UNKNOWN_DEVICE,
                 &device.span,
@@ -118,15 +124,19 @@ fn check_allow_write(written: &written::Site, writable: &Writable, found: &mut D
         };
         let (Some(known), Some(points)) = (known, points) else { continue };
         for point in &points.0 {
-            match known.iter().find(|(name, _)| *name == point.value.0) {
-                Some((_, true)) => {}
-                Some((name, false)) => {
+            match known.get(&point.value.0) {
+                Some(true) => {}
+                Some(false) => {
                     found
-                        .error(codes::READ_ONLY, &point.span, format!("point '{name}' can only be read"))
+                        .error(
+                            codes::READ_ONLY,
+                            &point.span,
+                            format!("point '{}' can only be read", point.value.0),
+                        )
                         .help("its access is r, the default; a point to write has access: rw");
                 }
                 None => {
-                    let near = did_you_mean(&point.value.0, known.iter().map(|(name, _)| name.as_str()));
+                    let near = did_you_mean(found, &point.value.0, known.keys().map(String::as_str));
                     let message = format!("device '{}' has no point '{}'{near}", device.value, point.value.0);
                     found.error(codes::UNKNOWN_POINT, &point.span, message);
                 }

@@ -15,9 +15,6 @@ use super::suggest;
 use super::yaml::{Kind, Node};
 use crate::model::diagnostic::{Diagnostic, Diagnostics, SourceFile, Span};
 
-/// With more errors than this, suggestions are left out: they cost time, and the file is something else.
-const MAX_SUGGESTIONS: usize = 100;
-
 /// Something that is read from a YAML node, and that can tell its JSON Schema.
 pub trait Read: Sized {
     /// Reads it, and reports everything that is wrong with it.
@@ -87,7 +84,7 @@ impl Reader<'_> {
 
     /// `: did you mean 'float32'?`, or nothing.
     pub fn did_you_mean<'k>(&self, word: &str, known: impl IntoIterator<Item = &'k str>) -> String {
-        if self.found.errors() > MAX_SUGGESTIONS { String::new() } else { suggest::did_you_mean(word, known) }
+        suggest::did_you_mean(self.found, word, known)
     }
 
     /// The entries of a map, each key once. Reports what is no map, keys that are no words, and keys given twice.
@@ -101,19 +98,21 @@ impl Reader<'_> {
         for (at, value) in pairs {
             let Some(key) = self.key(at, value) else { continue };
             if let Some(earlier) = first.get(key) {
-                let (line, _) = self.span(earlier).line_column();
-                self.error(
-                    codes::DUPLICATE_KEY,
-                    at,
-                    format!("the key '{}' is given twice, first on line {line}", shortened(key)),
-                )
-                .help("keep one of them");
+                self.duplicate(key, at, earlier);
                 continue;
             }
             first.insert(key, at);
             entries.push(Entry { key, at, value });
         }
         Some(entries)
+    }
+
+    /// Reports a key that is given twice.
+    fn duplicate(&mut self, key: &str, at: &Node, earlier: &Node) {
+        // Counting lines takes time, and a finding that is not kept needs no number.
+        let line = if self.found.is_full() { 0 } else { self.span(earlier).line_column().0 };
+        let message = format!("the key '{}' is given twice, first on line {line}", shortened(key));
+        self.error(codes::DUPLICATE_KEY, at, message).help("keep one of them");
     }
 
     /// The text of a key. Reports what is no word, or is one to some parsers only.

@@ -1,5 +1,10 @@
 //! "Did you mean …?": the known word that is nearest to an unknown one.
 
+use crate::model::diagnostic::Diagnostics;
+
+/// With more errors than this, suggestions are left out: they cost time, and the file is something else.
+const MAX_SUGGESTIONS: usize = 100;
+
 /// Words longer than this are never compared: the distance takes the product of both lengths.
 const LONGEST_WORD: usize = 64;
 
@@ -25,8 +30,11 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, _, candidate)| candidate)
 }
 
-/// `: did you mean 'float32'?`, or nothing.
-pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+/// `: did you mean 'float32'?`, or nothing: no word is near, or `found` has too many errors already.
+pub fn did_you_mean<'a>(found: &Diagnostics, word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    if found.errors() > MAX_SUGGESTIONS {
+        return String::new();
+    }
     nearest(word, known).map_or_else(String::new, |near| format!(": did you mean '{near}'?"))
 }
 

@@ -339,6 +339,10 @@ impl Read for Mask {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ProfileName(pub String);
 
+/// As a name's pattern, in parts that do not begin with a dot.
+const PATTERN: &str =
+    r"^[^\s!-,./:-@\[-^`{-~][^\s!-,/:-@\[-^`{-~]*(/[^\s!-,./:-@\[-^`{-~][^\s!-,/:-@\[-^`{-~]*)*$";
+
 /// Longest profile name, in characters.
 const MAX_PROFILE_NAME: usize = 2 * MAX_NAME;
 
@@ -356,7 +360,7 @@ impl Read for ProfileName {
     }
 
     fn schema(_: &mut Schemas) -> Value {
-        json!({ "type": "string", "pattern": r"^[\p{L}\p{N}_-][\p{L}\p{N}_.-]*(/[\p{L}\p{N}_-][\p{L}\p{N}_.-]*)*$" })
+        json!({ "type": "string", "pattern": PATTERN })
     }
 }
 

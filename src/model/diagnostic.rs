@@ -90,6 +90,11 @@ impl Diagnostics {
         self.errors
     }
 
+    /// Are further findings only counted?
+    pub fn is_full(&self) -> bool {
+        self.found.len() >= MAX_FINDINGS
+    }
+
     /// Takes over the findings of a later stage; what is known already is not repeated.
     pub fn absorb(&mut self, later: Self) {
         for diagnostic in later.found {

@@ -124,6 +124,8 @@ impl Gateway {
         let mut sessions = self.start_sessions(events, &stop_sessions);
 
         let failure = tokio::select! {
+            // First: a stop ends the sessions, and the pipeline with them.
+            biased;
             () = stop.cancelled() => None,
             ended = &mut pipeline => Some(failed("the pipeline", ended)),
             Some(ended) = forwarders.join_next() => Some(failed("a forwarder", ended)),

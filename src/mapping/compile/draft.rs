@@ -1,6 +1,6 @@
 //! One point by itself: everything about it but the points that it's computed from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::place::{Spot, location, spot};
@@ -307,21 +307,19 @@ fn select(point: &Point, kind: Option<TypeWord>, found: &mut Diagnostics) -> Sel
         return Select::Mask(at.value.0);
     }
     let mut flags: Vec<(Arc<str>, u8)> = Vec::new();
+    let mut taken: HashMap<u8, &str> = HashMap::new();
     let mut duplicates = Vec::new();
     for (name, bit) in point.bits.iter().flat_map(|at| &at.value.0) {
         let Some(bit) = bit else { continue };
         let bit = check(bit.0, &name.span);
-        if let Some((other, _)) = flags.iter().find(|(_, taken)| *taken == bit) {
-            duplicates.push((name, bit, other.clone()));
+        if let Some(other) = taken.insert(bit, &name.value) {
+            duplicates.push((name, bit, other));
         }
         flags.push((name.value.as_str().into(), bit));
     }
     for (name, bit, other) in duplicates {
-        found.error(
-            codes::DUPLICATE_VALUE,
-            &name.span,
-            format!("bit {bit} is named twice: '{other}' and '{}'", name.value),
-        );
+        let message = format!("bit {bit} is named twice: '{other}' and '{}'", name.value);
+        found.error(codes::DUPLICATE_VALUE, &name.span, message);
     }
     if flags.is_empty() {
         found.error(codes::BIT_RANGE, span, "no bits are named").help("such as {ready: 1, tripped: 3}");

@@ -15,18 +15,18 @@ use crate::model::diagnostic::{Diagnostics, Span};
 const MAX_CHAIN: usize = 16;
 
 /// Builds the map of the chosen points and of those they are computed from.
-pub fn link(
-    points: &[Written],
-    drafts: &[Option<Draft>],
-    selection: Selection<'_>,
+pub fn link<'a>(
+    points: &'a [Written],
+    drafts: &'a [Option<Draft>],
+    selection: Selection<'a>,
     owner: &Span,
-    found: &mut Diagnostics,
+    found: &'a mut Diagnostics,
 ) -> Option<DeviceMap> {
     let mut linker = Linker {
         points,
         drafts,
         index: points.iter().enumerate().map(|(at, (name, _))| (name.value.as_str(), at)).collect(),
-        dropped: selection.dropped,
+        dropped: selection.dropped.iter().map(|name| (name.value.as_str(), name)).collect(),
         marks: vec![Mark::New; points.len()],
         order: Vec::with_capacity(points.len()),
         found,
@@ -64,7 +64,7 @@ struct Linker<'a> {
     points: &'a [Written],
     drafts: &'a [Option<Draft>],
     index: HashMap<&'a str, usize>,
-    dropped: &'a [At<String>],
+    dropped: HashMap<&'a str, &'a At<String>>,
     marks: Vec<Mark>,
     /// Dependencies first.
     order: Vec<usize>,
@@ -73,7 +73,7 @@ struct Linker<'a> {
 
 impl<'a> Linker<'a> {
     /// Which points does the selection take?
-    fn choose(&mut self, selection: Selection<'_>) -> Vec<bool> {
+    fn choose(&mut self, selection: Selection<'a>) -> Vec<bool> {
         let mut chosen = vec![selection.only.is_none(); self.points.len()];
         for (list, take) in [(selection.only.unwrap_or_default(), true), (selection.except, false)] {
             for name in list {
@@ -89,11 +89,11 @@ impl<'a> Linker<'a> {
     fn names(&mut self, selection: Selection<'_>, chosen: &[bool]) -> Vec<Arc<str>> {
         let mut names: Vec<Arc<str>> =
             self.points.iter().map(|(name, _)| name.value.as_str().into()).collect();
-        let mut renamed = Vec::new();
+        let mut renamed = HashMap::new();
         for (old, new) in selection.rename {
             if let (Some(at), Some(new)) = (self.resolve(&old.value, &old.span), new) {
                 names[at] = new.0.as_str().into();
-                renamed.push((at, &old.span));
+                renamed.insert(at, &old.span);
             }
         }
         if renamed.is_empty() {
@@ -102,7 +102,7 @@ impl<'a> Linker<'a> {
         let mut taken: HashMap<&str, usize> = HashMap::with_capacity(names.len());
         for (at, name) in names.iter().enumerate().filter(|(at, _)| chosen[*at]) {
             let Some(other) = taken.insert(name, at) else { continue };
-            if let Some((_, span)) = renamed.iter().find(|(at_renamed, _)| [at, other].contains(at_renamed)) {
+            if let Some(span) = renamed.get(&at).or_else(|| renamed.get(&other)) {
                 self.found.error(codes::NAME_COLLISION, span, format!("there is a point '{name}' already"));
             }
         }
@@ -113,7 +113,8 @@ impl<'a> Linker<'a> {
     fn resolve(&mut self, name: &str, span: &Span) -> Option<usize> {
         let at = self.index.get(name).copied();
         if at.is_none() {
-            let near = did_you_mean(name, self.points.iter().map(|(name, _)| name.value.as_str()));
+            let near =
+                did_you_mean(self.found, name, self.points.iter().map(|(name, _)| name.value.as_str()));
             self.found.error(codes::UNKNOWN_POINT, span, format!("there is no point '{name}'{near}"));
         }
         at
@@ -137,7 +138,7 @@ impl<'a> Linker<'a> {
         }
         self.marks[at] = Mark::Open;
         for name in self.references(at) {
-            if let Some(dropped) = self.dropped.iter().find(|dropped| dropped.value == name.value) {
+            if let Some(dropped) = self.dropped.get(name.value.as_str()) {
                 let by = &self.points[at].0.value;
                 let message = format!("'{}' is dropped here, and '{by}' is computed from it", name.value);
                 self.found
