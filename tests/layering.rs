@@ -90,6 +90,25 @@ fn only_the_runtime_starts_tasks() {
 }
 
 #[test]
+fn every_dependency_is_explained() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let page = fs::read_to_string(root.join("docs/dependencies.md")).unwrap();
+    let mut is_dependency = false;
+    let mut names = Vec::new();
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            is_dependency = line.ends_with("dependencies]");
+        } else if let Some((name, _)) = line.split_once(" = ").filter(|_| is_dependency) {
+            names.push(name);
+        }
+    }
+    assert!(names.len() > 15, "read only {names:?}");
+    names.retain(|name| !page.contains(&format!("`{name}`")));
+    assert!(names.is_empty(), "docs/dependencies.md says nothing about {names:?}");
+}
+
+#[test]
 fn the_reading_of_paths_sees_them_all() {
     assert_eq!(crate_paths("use crate::model::value::{Raw, Value};"), ["model"]);
     assert_eq!(

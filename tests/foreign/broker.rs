@@ -125,7 +125,18 @@ pub fn certificates(folder: &Folder, name: &str) {
     let extensions = folder.write(&format!("{name}.ext"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n");
     let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
     openssl(&[
-        &["req", "-x509", "-days", "2", "-subj", "/CN=Test CA", "-keyout", &ca_key, "-out", &ca],
+        &[
+            "req",
+            "-x509",
+            "-days",
+            "2",
+            "-subj",
+            &format!("/CN={name} authority"),
+            "-keyout",
+            &ca_key,
+            "-out",
+            &ca,
+        ],
         &["-addext", "keyUsage=critical,keyCertSign"],
         &new_key[..],
     ]);

@@ -15,7 +15,8 @@ fn pymodbus_on_a_serial_line_to_mosquitto() {
     let line = SerialPair::new(&folder);
     let _device = values::filled(Device::pymodbus_on(&line.theirs, 19200), 7);
     let connection = format!("rtu: {}, baud: 19200, format: 8E1", line.ours.display());
-    values::assert_values_arrive("serial-line", &connection, 7);
+    // All points need 0.65 s of the line at that speed, and the gateway refuses what can't fit.
+    values::assert_values_arrive("serial-line", &connection, 7, "1s");
 }
 
 #[test]

@@ -88,7 +88,7 @@ impl Device {
         Self::started("pymodbus", pymodbus().args([kind, "0"]))
     }
 
-    /// pymodbus on a serial line, 8E1.
+    /// pymodbus on a serial line.
     pub fn pymodbus_on(line: &Path, baud: u32) -> Self {
         Self::started("pymodbus", pymodbus().arg("rtu").arg(line).arg(baud.to_string()))
     }

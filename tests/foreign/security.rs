@@ -28,7 +28,7 @@ fn secured(folder: &Folder) -> Broker {
 }
 
 fn site(folder: &Folder, device: &Device, broker: &Broker, ca: &str, password: &str) -> PathBuf {
-    let plain = values::site(folder, &format!("tcp: 127.0.0.1:{}", device.place), 1, broker.port);
+    let plain = values::site(folder, &format!("tcp: 127.0.0.1:{}", device.place), 1, "500ms", broker.port);
     let secret = folder.write("password", &format!("{password}\n"));
     let route = format!(
         "mqtt: mqtts://127.0.0.1:{}, ca: {}, user: {USER}, password: {{file: {}}}",

@@ -3,7 +3,9 @@
 
 pymodbus does all that is on the wire: sockets, serial port, framing, PDUs, exceptions. Only the memory is here.
 
-    pymodbus_server.py tcp PORT | rtu-over-tcp PORT | rtu PATH [BAUD]      (PORT 0: any free one; serial lines are 8E1)
+    pymodbus_server.py tcp PORT | rtu-over-tcp PORT | rtu PATH [BAUD]      (PORT 0: any free one)
+
+A serial line is opened without parity: a pty has none, and pyserial passes on that glibc says so (EINVAL).
 
 Control, one command a line on stdin, each answered with one line on stdout (`ok`, `listening PORT` or `error …`):
 
@@ -78,8 +80,7 @@ class Peer:
         device = SimDevice(0, simdata=[SimData(0, values=0, datatype=DataType.REGISTERS)])
         if self.kind == "rtu":
             self.server = ModbusSerialServer(
-                device, framer=FramerType.RTU, port=self.place, baudrate=self.baud, bytesize=8, parity="E",
-                stopbits=1, ignore_missing_devices=True,
+                device, framer=FramerType.RTU, port=self.place, baudrate=self.baud, ignore_missing_devices=True
             )
         else:
             framer = FramerType.SOCKET if self.kind == "tcp" else FramerType.RTU
