@@ -24,7 +24,7 @@ pub fn check(args: &SiteArgs) -> Result<Outcome> {
         count += 1;
         points += device.map.points.iter().filter(|point| point.published).count();
     }
-    println!("{}: fine, {count} devices, {points} points", args.site.display());
+    outln!("{}: fine, {count} devices, {points} points", args.site.display());
     Ok(Outcome::Fine)
 }
 
@@ -33,6 +33,6 @@ pub fn schema(kind: SchemaKind) -> Result<Outcome> {
         SchemaKind::Site => config::DocumentKind::Site,
         SchemaKind::Profile => config::DocumentKind::Profile,
     };
-    println!("{:#}", config::schema(kind));
+    outln!("{:#}", config::schema(kind));
     Ok(Outcome::Fine)
 }

@@ -49,7 +49,7 @@ pub async fn demo(args: DemoArgs) -> Result<Outcome> {
     broker_stop.cancel();
     let _ = serving.await;
     drop(plant);
-    eprint!("{}", summary::render(&metrics, started.elapsed()));
+    err!("{}", summary::render(&metrics, started.elapsed()));
     outcome?;
     Ok(Outcome::Fine)
 }

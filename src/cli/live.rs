@@ -58,7 +58,7 @@ pub async fn show(broker: SocketAddr, devices: Devices, metrics: Arc<Metrics>, t
     let started = Instant::now();
     if table {
         // Clear once; each drawing goes over the last one.
-        print!("\x1b[2J");
+        out!("\x1b[2J");
     }
     loop {
         tokio::select! {
@@ -73,7 +73,7 @@ pub async fn show(broker: SocketAddr, devices: Devices, metrics: Arc<Metrics>, t
                 }
             },
             _ = redraw.tick(), if table => {
-                print!("{}", draw(&heard, &devices, &metrics, started));
+                out!("{}", draw(&heard, &devices, &metrics, started));
                 let _ = std::io::stdout().flush();
             }
         }

@@ -28,14 +28,25 @@ pub fn start(format: LogFormat, level: LevelFilter) {
     let registry = tracing_subscriber::registry().with(filter);
     let terminal = std::io::stderr().is_terminal();
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(terminal).with_target(false);
+    let lines = fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .with_target(false)
+        // A closed stderr must not end the gateway.
+        .log_internal_errors(false);
     let text = format == LogFormat::Text || (format == LogFormat::Auto && (terminal || journal));
     // A second start (in tests) keeps the first one's settings.
     let _ = match (text, journal && !terminal) {
         (true, true) => registry.with(lines.without_time()).try_init(),
         (true, false) => registry.with(lines).try_init(),
-        (false, _) => {
-            registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
-        }
+        (false, _) => registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .log_internal_errors(false)
+                    .with_writer(std::io::stderr),
+            )
+            .try_init(),
     };
 }

@@ -31,16 +31,16 @@ pub fn plan(args: &PlanArgs) -> Result<Outcome> {
     };
     if args.json {
         let connections: Vec<_> = gateway.connections().iter().map(as_json).collect();
-        println!("{:#}", json!({ "connections": connections }));
+        outln!("{:#}", json!({ "connections": connections }));
     } else {
-        gateway.connections().iter().for_each(|connection| print!("{}", as_text(connection)));
+        gateway.connections().iter().for_each(|connection| out!("{}", as_text(connection)));
     }
     Ok(if report_misfits(&gateway) { Outcome::Fine } else { Outcome::WrongConfiguration })
 }
 
 /// Devices whose points no request can carry.
 pub fn cannot_be_planned(errors: &[String]) -> Outcome {
-    errors.iter().for_each(|error| eprintln!("error: {error}"));
+    errors.iter().for_each(|error| errln!("error: {error}"));
     Outcome::WrongConfiguration
 }
 
@@ -53,20 +53,20 @@ pub fn report_misfits(gateway: &Gateway) -> bool {
         let load = percent(fit.load);
         if !fit.fits {
             fits = false;
-            eprintln!("error: bus {name} would be {load} busy: its devices can't keep their intervals");
-            eprintln!(
+            errln!("error: bus {name} would be {load} busy: its devices can't keep their intervals");
+            errln!(
                 "   = help: read less often ('every'), choose points ('only'), or raise the baud rate; the most of it is spent on:"
             );
             for (read, share) in heaviest(&fit) {
-                eprintln!("     {:>5}  {}", percent(share), named(&connection.plan, &read));
+                errln!("     {:>5}  {}", percent(share), named(&connection.plan, &read));
             }
         } else if fit.load > BUSY {
-            eprintln!("warning: bus {name} is {load} busy: a slow or lost answer makes others late");
+            errln!("warning: bus {name} is {load} busy: a slow or lost answer makes others late");
         }
         for read in fit.reads.iter().filter(|read| fit.fits && !read.within_budget()) {
             let age = read.worst_age.map_or("any".into(), short);
             let budget = short(read.demand.budget);
-            eprintln!("warning: {} may be {age} old, budget {budget}", named(&connection.plan, read));
+            errln!("warning: {} may be {age} old, budget {budget}", named(&connection.plan, read));
         }
     }
     fits

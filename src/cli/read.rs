@@ -72,7 +72,7 @@ pub async fn read(args: ReadArgs) -> Result<Outcome> {
     if !in_time {
         let missing: HashSet<_> = wanted.iter().map(|(device, _)| device.to_string()).collect();
         let missing = Vec::from_iter(missing).join(", ");
-        eprintln!("error: not everything was read within {:?}: {missing}", args.timeout);
+        errln!("error: not everything was read within {:?}: {missing}", args.timeout);
         return Ok(Outcome::Failed);
     }
     Ok(if printer.unanswered == 0 { Outcome::Fine } else { Outcome::Failed })
@@ -110,7 +110,7 @@ impl Printer {
             let prefix = encode::prefix(&self.site, &device.name);
             encode::data(&prefix, batch.stamp, 0, self.seq, points, samples.iter(), &mut out);
             self.seq += 1;
-            println!("{}", String::from_utf8_lossy(&out));
+            outln!("{}", String::from_utf8_lossy(&out));
             return;
         }
         for (ix, value) in &samples {
@@ -138,7 +138,7 @@ impl Printer {
         // Reads end in any order; devices keep the order of their first answer.
         self.rows.sort_by(|a, b| a[0].cmp(&b[0]));
         self.rows.drain(..).for_each(|row| table.row(row));
-        print!("{}", table.render());
+        out!("{}", table.render());
     }
 }
 

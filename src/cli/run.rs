@@ -28,7 +28,7 @@ pub async fn run(args: RunArgs) -> Result<Outcome> {
     let metrics = gateway.metrics();
     let started = Instant::now();
     let outcome = gateway.run(stop).await;
-    eprint!("{}", summary::render(&metrics, started.elapsed()));
+    err!("{}", summary::render(&metrics, started.elapsed()));
     outcome?;
     Ok(Outcome::Fine)
 }

@@ -17,12 +17,12 @@ pub fn site(args: &SiteArgs) -> Result<Site, Outcome> {
 /// Prints diagnostics and their count.
 pub fn print(diagnostics: &[Diagnostic]) {
     for diagnostic in diagnostics {
-        eprintln!("{diagnostic}");
+        errln!("{diagnostic}");
     }
     let count = |severity| diagnostics.iter().filter(|d| d.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     let plural = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
     if errors + warnings > 0 {
-        eprintln!("{}, {}", plural(errors, "error"), plural(warnings, "warning"));
+        errln!("{}, {}", plural(errors, "error"), plural(warnings, "warning"));
     }
 }
