@@ -24,7 +24,8 @@ pub fn check(args: &SiteArgs) -> Result<Outcome> {
         count += 1;
         points += device.map.points.iter().filter(|point| point.published).count();
     }
-    outln!("{}: fine, {count} devices, {points} points", args.site.display());
+    let (devices, points) = (site::plural(count, "device"), site::plural(points, "point"));
+    outln!("{}: fine, {devices}, {points}", args.site.display());
     Ok(Outcome::Fine)
 }
 

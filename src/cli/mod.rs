@@ -133,6 +133,9 @@ struct DemoArgs {
 struct PlanArgs {
     #[command(flatten)]
     site: SiteArgs,
+    /// One line per point instead of one per request
+    #[arg(long, conflicts_with = "json")]
+    points: bool,
     /// For programs
     #[arg(long)]
     json: bool,

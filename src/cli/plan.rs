@@ -33,7 +33,7 @@ pub fn plan(args: &PlanArgs) -> Result<Outcome> {
         let connections: Vec<_> = gateway.connections().iter().map(as_json).collect();
         outln!("{:#}", json!({ "connections": connections }));
     } else {
-        gateway.connections().iter().for_each(|connection| out!("{}", as_text(connection)));
+        gateway.connections().iter().for_each(|connection| out!("{}", as_text(connection, args.points)));
     }
     Ok(if report_misfits(&gateway) { Outcome::Fine } else { Outcome::WrongConfiguration })
 }
@@ -105,24 +105,33 @@ fn published<'a>(device: &'a Device, read: &'a Read) -> impl Iterator<Item = &'a
         .map(|point| &*point.name)
 }
 
-fn as_text(connection: &Connection) -> String {
+fn as_text(connection: &Connection, by_point: bool) -> String {
     let plan = &connection.plan;
     let Plan::Modbus(modbus) = plan;
     let fit = plan.fit();
-    let mut table = Table::new(&["device", "every", "request", ">points", ">takes", ">worst age", ">budget"]);
+    let what = if by_point { "point" } else { ">points" };
+    let mut table = Table::new(&["device", what, "every", ">worst age", ">budget", ">takes", "request"]);
     for fitted in &fit.reads {
         let demand = &fitted.demand;
         let Some((device, reads)) = plan.devices().nth(demand.device) else { continue };
         let late = if fitted.within_budget() { "" } else { " !" };
-        table.row([
-            device.name.to_string(),
-            every(demand.every),
-            plan.describe(demand.device, demand.read),
-            published(device, &reads[demand.read]).count().to_string(),
-            short(demand.takes),
-            fitted.worst_age.map_or("unbounded".into(), short) + late,
-            short(demand.budget),
-        ]);
+        let mut row = |what: String| {
+            table.row([
+                device.name.to_string(),
+                what,
+                every(demand.every),
+                fitted.worst_age.map_or("unbounded".into(), short) + late,
+                short(demand.budget),
+                short(demand.takes),
+                plan.describe(demand.device, demand.read),
+            ]);
+        };
+        let points = published(device, &reads[demand.read]);
+        if by_point {
+            points.for_each(|point| row(point.to_string()));
+        } else {
+            row(points.count().to_string());
+        }
     }
     let (load, dead) = (percent(fit.load), percent(fit.load_with_a_dead_unit));
     let name = &connection.metrics.name;

@@ -21,8 +21,12 @@ pub fn print(diagnostics: &[Diagnostic]) {
     }
     let count = |severity| diagnostics.iter().filter(|d| d.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-    let plural = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
     if errors + warnings > 0 {
         errln!("{}, {}", plural(errors, "error"), plural(warnings, "warning"));
     }
+}
+
+/// `1 device`, `2 devices`
+pub fn plural(n: usize, word: &str) -> String {
+    format!("{n} {word}{}", if n == 1 { "" } else { "s" })
 }
