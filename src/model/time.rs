@@ -13,9 +13,9 @@ impl Stamp {
         Self(jiff::Timestamp::now())
     }
 
-    /// Seconds since 1970-01-01T00:00:00Z.
-    pub fn unix_seconds(self) -> i64 {
-        self.0.as_second()
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub fn unix_millis(self) -> i64 {
+        self.0.as_millisecond()
     }
 
     /// From microseconds since 1970-01-01T00:00:00Z; `None` outside the years -9999 … 9999.

@@ -97,8 +97,9 @@ impl Gateway {
         let counted =
             |route: &Route| RouteMetrics { name: route.name.as_str().into(), ..RouteMetrics::default() };
         metrics.routes = site.routes.iter().map(|route| Arc::new(counted(route))).collect();
-        // Until there is a store to count starts in: the time of the start grows with every start.
-        let epoch = u64::try_from(Stamp::now().unix_seconds()).unwrap_or(0);
+        // Nothing on disk counts starts: the time of the start names one. Milliseconds, since two starts within a
+        // second happen, and a clock that was wrong at the last start does not hit the same one again.
+        let epoch = u64::try_from(Stamp::now().unix_millis()).unwrap_or(0);
         let identity = Identity { site: site.name.into(), epoch };
         Ok(Self { identity, connections, routes: site.routes, metrics: Arc::new(metrics) })
     }
