@@ -4,16 +4,11 @@ use anyhow::Result;
 
 use super::{Outcome, SchemaKind, SiteArgs, plan, site};
 use crate::config;
-use crate::runtime::gateway::Gateway;
 
 pub fn check(args: &SiteArgs) -> Result<Outcome> {
-    let site = match site::site(args) {
-        Ok(site) => site,
-        Err(outcome) => return Ok(outcome),
-    };
-    let gateway = match Gateway::new(site) {
+    let gateway = match site::gateway(args) {
         Ok(gateway) => gateway,
-        Err(errors) => return Ok(plan::cannot_be_planned(&errors)),
+        Err(outcome) => return Ok(outcome),
     };
     if !plan::report_misfits(&gateway) {
         return Ok(Outcome::WrongConfiguration);

@@ -7,13 +7,12 @@ use anyhow::{Context as _, Result};
 use tokio::time::Instant;
 
 use super::run::stop_on_signals;
-use super::{DemoArgs, Outcome, live, plan, site, summary};
+use super::{DemoArgs, Outcome, live, site, summary};
 use crate::config::plan::{Protocol, SinkConfig, Site};
 use crate::config::{LoadOptions, load_text};
 use crate::demo::broker::Broker;
 use crate::demo::plant::Plant;
 use crate::drivers::modbus::config::{Line, Link, Parity};
-use crate::runtime::gateway::Gateway;
 
 /// The demo's site, as it's in the repository.
 const SITE: &str = include_str!("../../examples/demo/gateway.yaml");
@@ -31,9 +30,9 @@ pub async fn demo(args: DemoArgs) -> Result<Outcome> {
         Broker::bind(([127, 0, 0, 1], 0).into()).await.context("cannot start the embedded broker")?;
     let address = broker.local_addr();
     redirect(&mut site, &plant, address);
-    let gateway = match Gateway::new(site) {
+    let gateway = match site::planned(site) {
         Ok(gateway) => gateway,
-        Err(errors) => return Ok(plan::cannot_be_planned(&errors)),
+        Err(outcome) => return Ok(outcome),
     };
     let metrics = gateway.metrics();
     let devices = live::Devices::of(&gateway);

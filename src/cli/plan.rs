@@ -21,13 +21,9 @@ const BUSY: f64 = 0.8;
 const NAMED: usize = 3;
 
 pub fn plan(args: &PlanArgs) -> Result<Outcome> {
-    let site = match site::site(&args.site) {
-        Ok(site) => site,
-        Err(outcome) => return Ok(outcome),
-    };
-    let gateway = match Gateway::new(site) {
+    let gateway = match site::gateway(&args.site) {
         Ok(gateway) => gateway,
-        Err(errors) => return Ok(cannot_be_planned(&errors)),
+        Err(outcome) => return Ok(outcome),
     };
     if args.json {
         let connections: Vec<_> = gateway.connections().iter().map(as_json).collect();
@@ -36,12 +32,6 @@ pub fn plan(args: &PlanArgs) -> Result<Outcome> {
         gateway.connections().iter().for_each(|connection| out!("{}", as_text(connection, args.points)));
     }
     Ok(if report_misfits(&gateway) { Outcome::Fine } else { Outcome::WrongConfiguration })
-}
-
-/// Devices whose points no request can carry.
-pub fn cannot_be_planned(errors: &[String]) -> Outcome {
-    errors.iter().for_each(|error| errln!("error: {error}"));
-    Outcome::WrongConfiguration
 }
 
 /// Says which connections are overloaded or nearly so. `false`: at least one can't keep its intervals.

@@ -10,13 +10,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::table::Table;
-use super::{Outcome, ReadArgs, plan, site};
+use super::{Outcome, ReadArgs, site};
 use crate::mapping::batch::{Batch, Event};
 use crate::mapping::compiled::Point;
 use crate::mapping::transform::{Sample, evaluate};
 use crate::model::value::Value;
 use crate::pipeline::encode;
-use crate::runtime::gateway::Gateway;
 
 /// Batches waiting to be printed.
 const EVENTS: usize = 64;
@@ -38,9 +37,9 @@ pub async fn read(args: ReadArgs) -> Result<Outcome> {
         site.connections.retain(|connection| !connection.devices.is_empty());
     }
     let name = site.name.clone();
-    let gateway = match Gateway::new(site) {
+    let gateway = match site::planned(site) {
         Ok(gateway) => gateway,
-        Err(errors) => return Ok(plan::cannot_be_planned(&errors)),
+        Err(outcome) => return Ok(outcome),
     };
     let mut printer = Printer::new(name, args.json);
     let mut wanted: HashSet<(Arc<str>, usize)> = gateway

@@ -8,17 +8,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Outcome, RunArgs, plan, site, summary};
-use crate::runtime::gateway::Gateway;
 use crate::runtime::limits::raise_open_files;
 
 pub async fn run(args: RunArgs) -> Result<Outcome> {
-    let site = match site::site(&args.site) {
-        Ok(site) => site,
-        Err(outcome) => return Ok(outcome),
-    };
-    let gateway = match Gateway::new(site) {
+    let gateway = match site::gateway(&args.site) {
         Ok(gateway) => gateway,
-        Err(errors) => return Ok(plan::cannot_be_planned(&errors)),
+        Err(outcome) => return Ok(outcome),
     };
     if !plan::report_misfits(&gateway) {
         return Ok(Outcome::WrongConfiguration);

@@ -6,12 +6,26 @@ use super::{Outcome, SiteArgs};
 use crate::config::plan::Site;
 use crate::config::{LoadOptions, load};
 use crate::model::diagnostic::{Diagnostic, Severity};
+use crate::runtime::gateway::Gateway;
 
 /// The site, or the outcome that ends the command. Diagnostics go to stderr.
 pub fn site(args: &SiteArgs) -> Result<Site, Outcome> {
     let loaded = load(&args.site, &LoadOptions { mapping_dirs: args.mappings.clone() });
     print(&loaded.diagnostics);
     loaded.site.ok_or(Outcome::WrongConfiguration)
+}
+
+/// The site, planned. What can't be planned goes to stderr.
+pub fn gateway(args: &SiteArgs) -> Result<Gateway, Outcome> {
+    site(args).and_then(planned)
+}
+
+/// Plans the reads of a site.
+pub fn planned(site: Site) -> Result<Gateway, Outcome> {
+    Gateway::new(site).map_err(|errors| {
+        errors.iter().for_each(|error| errln!("error: {error}"));
+        Outcome::WrongConfiguration
+    })
 }
 
 /// Prints diagnostics and their count.
