@@ -211,6 +211,9 @@ pub struct RouteMetrics {
     pub backlog_bytes: Gauge,
     /// Messages that the broker will never take (too large, topic refused).
     pub refused: Counter,
+    /// What became of each device's messages on this route. The first route counts with the devices themselves; of the
+    /// others only what the north counts is kept here.
+    pub devices: Vec<Arc<DeviceMetrics>>,
 }
 
 /// The metrics of a running gateway.

@@ -62,10 +62,10 @@ fn messages(folder: &Path) -> String {
                         let readings: Vec<_> = exchange.cuts.iter().map(|c| cut(c, &data)).collect();
                         evaluate(&device.map, read, &readings, &mut Vec::new(), &mut samples);
                     }
-                    Err(cause) => samples.extend(read.points.iter().map(|ix| (*ix, Err(cause)))),
+                    Err(cause) => samples.extend(read.publishes.iter().map(|ix| (*ix, Err(cause)))),
                 }
                 let points = &device.map.points;
-                samples.retain(|(ix, _)| points[ix.0 as usize].published);
+                samples.retain(|(ix, _)| read.publishes.contains(ix));
                 let stamp = Stamp::from_unix_micros(0).unwrap();
                 let prefix = encode::prefix(&site.name, &device.name);
                 encode::data(&prefix, stamp, 1, seq as u64, points, samples.iter(), &mut out);

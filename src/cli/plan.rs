@@ -88,11 +88,7 @@ fn points(device: &Device, read: &Read) -> String {
 }
 
 fn published<'a>(device: &'a Device, read: &'a Read) -> impl Iterator<Item = &'a str> {
-    read.points
-        .iter()
-        .map(|ix| &device.map.points[ix.0 as usize])
-        .filter(|point| point.published)
-        .map(|point| &*point.name)
+    read.publishes.iter().map(|ix| &*device.map.points[ix.0 as usize].name)
 }
 
 fn as_text(connection: &Connection, by_point: bool) -> String {

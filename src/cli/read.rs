@@ -99,11 +99,11 @@ impl Printer {
             Ok(readings) => evaluate(&device.map, read, readings, &mut Vec::new(), &mut samples),
             Err(cause) => {
                 self.unanswered += 1;
-                samples.extend(read.points.iter().map(|ix| (*ix, Err(*cause))));
+                samples.extend(read.publishes.iter().map(|ix| (*ix, Err(*cause))));
             }
         }
         let points = &device.map.points;
-        samples.retain(|(ix, _)| points[ix.0 as usize].published);
+        samples.retain(|(ix, _)| read.publishes.contains(ix));
         if self.json {
             let mut out = Vec::new();
             let prefix = encode::prefix(&self.site, &device.name);

@@ -1,5 +1,6 @@
 //! What is printed when a run ends: each device's account, and the time its messages took.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::table::Table;
@@ -8,10 +9,27 @@ use crate::metrics::{DeviceMetrics, Histogram, Metrics};
 
 /// The account of all devices as a table, with a line per route.
 pub fn render(metrics: &Metrics, elapsed: Duration) -> String {
+    let mut out = format!("\nran for {}\n{}", short(elapsed), table(&metrics.devices));
+    for (index, route) in metrics.routes.iter().enumerate() {
+        let waiting = route.queued.get() + route.in_flight.get() + route.backlog.get();
+        let (redelivered, connects) = (route.redelivered.get(), route.connects.get());
+        out.push_str(&format!(
+            "route {}: {waiting} undelivered, {redelivered} redelivered, {connects} connects\n",
+            route.name
+        ));
+        // The first route's account is the table above.
+        if index > 0 {
+            out.push_str(&table(&route.devices));
+        }
+    }
+    out
+}
+
+fn table(devices: &[Arc<DeviceMetrics>]) -> String {
     let titles = ["device", ">sampled", ">delivered", ">replayed", ">gaps", ">missed", ">timeouts"];
     let times = [">p50", ">p99", ">max", ">bus p99", ">map p99", ">queue p99", ">broker p99"];
     let mut table = Table::new(&[&titles[..], &times[..], &["violations"]].concat());
-    for device in &metrics.devices {
+    for device in devices {
         let counts = [
             &device.sampled,
             &device.delivered,
@@ -32,17 +50,7 @@ pub fn render(metrics: &Metrics, elapsed: Duration) -> String {
                 .chain([violations(device)]),
         );
     }
-    let mut out = format!("\nran for {}\n{}", short(elapsed), table.render());
-    for route in &metrics.routes {
-        let (waiting, redelivered) =
-            (route.queued.get() + route.in_flight.get() + route.backlog.get(), route.redelivered.get());
-        out.push_str(&format!(
-            "route {}: {waiting} undelivered, {redelivered} redelivered, {} connects\n",
-            route.name,
-            route.connects.get()
-        ));
-    }
-    out
+    table.render()
 }
 
 /// `3 (2 bus, 1 broker)`

@@ -5,9 +5,14 @@
 //! - A state is told when it changes, never twice. A device that goes away leaves one bad batch for each of its reads, so
 //!   that no old value passes for a fresh one.
 
+use std::any::Any;
+use std::future::poll_fn;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -23,7 +28,7 @@ use crate::model::time::Stamp;
 use crate::model::value::Cause;
 
 /// What is left of an exchange and of its events when a stop comes must be done by then; the whole gateway has 5 s.
-pub const STOP_WITHIN: Duration = Duration::from_secs(2);
+pub const STOP_WITHIN: Duration = Duration::from_millis(800);
 
 /// Runs a connection until `stop`, or until the receiver of `events` is gone.
 pub async fn run<D: Driver>(
@@ -38,12 +43,27 @@ pub async fn run<D: Driver>(
         stop.cancelled().await;
         sleep(STOP_WITHIN).await;
     };
-    tokio::select! {
-        _ = session.live(&stop) => {}
-        () = stopped => {}
-    }
+    let panic = tokio::select! {
+        lived = caught(session.live(&stop)) => lived.err(),
+        () = stopped => None,
+    };
     session.driver.disconnect();
     session.metrics.up.set(0);
+    if let Some(panic) = panic {
+        // Until somebody restarts this task, no old value may pass for a fresh one.
+        let _ = session.all_offline().await;
+        resume_unwind(panic);
+    }
+}
+
+/// Runs a future, and gives its panic back as an error.
+async fn caught<T>(work: impl Future<Output = T>) -> Result<T, Box<dyn Any + Send>> {
+    let mut work = pin!(work);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
 }
 
 struct Session<D> {
@@ -145,6 +165,10 @@ impl<D: Driver> Session<D> {
             tracing::warn!(connection = %self.metrics.name, reason = %lost.0, "link down");
             self.reported = Some(lost.0.clone());
         }
+        self.all_offline().await
+    }
+
+    async fn all_offline(&mut self) -> ControlFlow<Over> {
         for device in 0..self.known.len() {
             if self.state(device, DeviceState::Offline(Cause::Offline)).await? {
                 self.blank(device, Cause::Offline, None).await?;
@@ -202,5 +226,70 @@ impl<D: Driver> Session<D> {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(Over),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mapping::compiled::{DeviceMap, PointIx};
+    use crate::mapping::device::{Device, Every, Limits, Read};
+    use crate::metrics::DeviceMetrics;
+
+    /// Online at once, and a bug in its first read.
+    struct Buggy(Vec<Arc<DevicePlan>>, Option<(usize, DeviceState)>);
+
+    impl Driver for Buggy {
+        type Due = bool;
+
+        fn devices(&self) -> &[Arc<DevicePlan>] {
+            &self.0
+        }
+
+        async fn connect(&mut self) -> Result<(), LinkLost> {
+            Ok(())
+        }
+
+        async fn due(&mut self) -> bool {
+            self.1.is_some()
+        }
+
+        async fn read(&mut self, first: bool) -> Result<Option<Batch>, LinkLost> {
+            assert!(first, "a driver's bug");
+            Ok(None)
+        }
+
+        fn state_change(&mut self) -> Option<(usize, DeviceState)> {
+            self.1.take()
+        }
+
+        fn disconnect(&mut self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_leaves_no_device_online_and_no_old_value_standing() {
+        let device = Device {
+            name: "pump".into(),
+            unit: 1,
+            budget: Default::default(),
+            map: Arc::new(DeviceMap::default()),
+            groups: Vec::new(),
+            limits: Limits::default(),
+        };
+        let (points, publishes) = (vec![PointIx(0)], vec![PointIx(0)]);
+        let reads = vec![Read { every: Every::Once, readings: Vec::new(), points, publishes }];
+        let plan = Arc::new(DevicePlan { device, reads, metrics: Arc::new(DeviceMetrics::new("pump")) });
+        let (events, mut told) = mpsc::channel(8);
+        let driver = Buggy(vec![plan], Some((0, DeviceState::Online)));
+        let metrics = Arc::new(ConnectionMetrics::default());
+        let ended = tokio::spawn(run(driver, events, CancellationToken::new(), metrics.clone())).await;
+        assert!(ended.unwrap_err().is_panic());
+        assert_eq!(metrics.up.get(), 0);
+        let state = |event| if let Some(Event::State { state, .. }) = event { Some(state) } else { None };
+        assert_eq!(state(told.recv().await), Some(DeviceState::Online));
+        assert_eq!(state(told.recv().await), Some(DeviceState::Offline(Cause::Offline)));
+        let Some(Event::Batch(batch)) = told.recv().await else { panic!("no bad batch") };
+        assert_eq!(batch.readings, Err(Cause::Offline));
+        assert!(told.recv().await.is_none());
     }
 }

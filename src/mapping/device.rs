@@ -103,4 +103,7 @@ pub struct Read {
     pub readings: Vec<ReadingIx>,
     /// The points to compute from them, internal ones included, dependencies first.
     pub points: Vec<PointIx>,
+    /// Those of them that this read publishes, in the same order. A point that others of several reads are computed
+    /// from is computed in each of them and published by one.
+    pub publishes: Vec<PointIx>,
 }

@@ -334,6 +334,7 @@ mod tests {
             every: Every::Interval(Duration::from_secs(1)),
             readings: vec![ReadingIx(2), ReadingIx(0), ReadingIx(1)],
             points: (0..4).map(PointIx).collect(),
+            publishes: Vec::new(),
         };
         let mut samples = Vec::new();
         let good = [Ok(Raw::Uint(3)), Ok(Raw::Uint(512)), Ok(Raw::Int(-1))];

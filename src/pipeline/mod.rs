@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::budget::OnLate;
 use crate::mapping::batch::{Batch, DeviceState, Event};
 use crate::mapping::compiled::PointIx;
 use crate::mapping::device::DevicePlan;
@@ -30,7 +31,7 @@ const STATUS_EVERY: Duration = Duration::from_secs(10);
 pub struct Identity {
     /// The site's name.
     pub site: Arc<str>,
-    /// Grows with every start of the process: (device, epoch, seq) names a message for ever.
+    /// Another one at every start of the process: (device, epoch, seq) names a message for ever.
     pub epoch: u64,
 }
 
@@ -40,7 +41,7 @@ pub struct RouteInput {
     pub topic: String,
     /// To the route's forwarder, which never waits for its broker before it receives.
     pub messages: mpsc::Sender<Message>,
-    /// The accounts of this route, if it is not the first one (which uses the device's own).
+    /// What counts each device's messages on this route; a device without an entry counts them itself.
     pub accounts: HashMap<Arc<str>, Arc<DeviceMetrics>>,
 }
 
@@ -85,13 +86,16 @@ struct Device {
     /// What was last published of the points that have a deadband.
     last: HashMap<PointIx, Option<Value>>,
     state: Option<DeviceState>,
-    told: status::Counts,
+    /// Messages that all routes have given up, as counted last.
+    lost: u64,
 }
 
 struct Way {
     topic: Arc<str>,
     status_topic: Arc<str>,
     account: Arc<DeviceMetrics>,
+    /// The counts in the status that was told last.
+    told: status::Counts,
 }
 
 impl Pipeline {
@@ -113,15 +117,17 @@ impl Pipeline {
         let (map, read) = (&plan.device.map, &plan.reads[batch.read]);
         samples.clear();
         match &batch.readings {
-            Ok(readings) => evaluate(map, read, readings, slots, samples),
-            Err(cause) => samples.extend(read.points.iter().map(|ix| (*ix, Err(*cause)))),
-        }
-        samples.retain(|(ix, value)| {
-            let point = &map.points[ix.0 as usize];
-            if !point.published {
-                return false;
+            Ok(readings) => {
+                evaluate(map, read, readings, slots, samples);
+                // Both lists have the same order.
+                let mut publishes = read.publishes.iter().peekable();
+                samples.retain(|(ix, _)| publishes.next_if_eq(&ix).is_some());
             }
-            let Some(deadband) = &point.deadband else { return true };
+            Err(cause) => samples.extend(read.publishes.iter().map(|ix| (*ix, Err(*cause)))),
+        }
+        device.forget_what_was_lost();
+        samples.retain(|(ix, value)| {
+            let Some(deadband) = &map.points[ix.0 as usize].deadband else { return true };
             let last = device.last.entry(*ix).or_insert(None);
             match (&*last, value) {
                 (Some(last), Ok(value)) if !moved(deadband, last, value) => return false,
@@ -134,6 +140,11 @@ impl Pipeline {
         if samples.is_empty() {
             return;
         }
+        // That nothing came in time is no value that could be late: it must arrive, or the old value passes for fresh.
+        let (started, late) = match &batch.readings {
+            Ok(_) => (batch.started, plan.device.budget.late),
+            Err(_) => (batch.received, OnLate::Deliver),
+        };
         let seq = device.next_seq;
         device.next_seq += 1;
         payload.clear();
@@ -145,11 +156,11 @@ impl Pipeline {
             let sampled = Sampled {
                 device: way.account.clone(),
                 seq,
-                started: batch.started,
+                started,
                 received: batch.received,
                 encoded,
-                deadline: batch.started + plan.device.budget.within,
-                late: plan.device.budget.late,
+                deadline: started + plan.device.budget.within,
+                late,
             };
             let (topic, payload) = (way.topic.clone(), bytes.clone());
             let message = Message { topic, payload, retain: false, kind: Kind::Data(sampled) };
@@ -161,16 +172,15 @@ impl Pipeline {
     async fn state(&mut self, plan: Arc<DevicePlan>, state: DeviceState) {
         let device = remembered(&mut self.devices, &plan, &self.identity, &self.routes);
         if device.state.replace(state) != Some(state) {
-            device.told = status::Counts::of(&plan.metrics);
             tell(&self.identity, &self.routes, device).await;
         }
     }
 
     async fn refresh_statuses(&mut self) {
         for device in self.devices.values_mut() {
-            let counts = status::Counts::of(&device.plan.metrics);
-            if device.state.is_some() && counts.worth_telling(&device.told) {
-                device.told = counts;
+            let missed = device.plan.metrics.missed_ticks.get();
+            let news = device.ways.iter().any(|way| status::Counts::of(&way.account, missed) != way.told);
+            if device.state.is_some() && news {
                 tell(&self.identity, &self.routes, device).await;
             }
         }
@@ -186,8 +196,10 @@ impl Pipeline {
 }
 
 /// Publishes a device's status on every route.
-async fn tell(identity: &Identity, routes: &[RouteInput], device: &Device) {
-    for (route, way) in routes.iter().zip(&device.ways) {
+async fn tell(identity: &Identity, routes: &[RouteInput], device: &mut Device) {
+    let missed = device.plan.metrics.missed_ticks.get();
+    for (route, way) in routes.iter().zip(&mut device.ways) {
+        way.told = status::Counts::of(&way.account, missed);
         let payload = status::device(&identity.site, &device.plan, device.state, &way.account);
         let message = Message {
             topic: way.status_topic.clone(),
@@ -205,11 +217,8 @@ fn remembered<'a>(
     identity: &Identity,
     routes: &[RouteInput],
 ) -> &'a mut Device {
-    let name = &plan.device.name;
-    if !devices.contains_key(name) {
-        devices.insert(name.clone(), Device::new(plan, identity, routes));
-    }
-    let device = devices.entry(name.clone()).or_insert_with(|| Device::new(plan, identity, routes));
+    let name = plan.device.name.clone();
+    let device = devices.entry(name).or_insert_with(|| Device::new(plan, identity, routes));
     if !Arc::ptr_eq(&device.plan, plan) {
         // Indices of another plan mean other points.
         device.last.clear();
@@ -227,6 +236,7 @@ impl Device {
                 status_topic: format!("{topic}/status").into(),
                 topic: topic.into(),
                 account: route.accounts.get(name).unwrap_or(&plan.metrics).clone(),
+                told: status::Counts::default(),
             }
         };
         Self {
@@ -236,7 +246,18 @@ impl Device {
             next_seq: 0,
             last: HashMap::new(),
             state: None,
-            told: status::Counts::default(),
+            lost: 0,
+        }
+    }
+
+    /// What a deadband compares with must have arrived: after a loss, every value is news again.
+    fn forget_what_was_lost(&mut self) {
+        if self.last.is_empty() {
+            return;
+        }
+        let lost = self.ways.iter().map(|way| way.account.gap_accounted.get()).sum();
+        if std::mem::replace(&mut self.lost, lost) != lost {
+            self.last.clear();
         }
     }
 }

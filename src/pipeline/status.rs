@@ -18,18 +18,9 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// The counts now.
-    pub fn of(metrics: &DeviceMetrics) -> Self {
-        Self {
-            violations: metrics.violations_total(),
-            missed: metrics.missed_ticks.get(),
-            gaps: metrics.gap_accounted.get(),
-        }
-    }
-
-    /// Has anything happened since it was told?
-    pub fn worth_telling(&self, told: &Self) -> bool {
-        self != told
+    /// The counts now, of a route's account and of the device's missed due times.
+    pub fn of(account: &DeviceMetrics, missed: u64) -> Self {
+        Self { violations: account.violations_total(), missed, gaps: account.gap_accounted.get() }
     }
 }
 

@@ -31,7 +31,12 @@ fn plan(deadband: Option<Deadband>) -> Arc<DevicePlan> {
             groups: vec![],
             limits: Limits::default(),
         },
-        reads: vec![Read { every, readings: vec![ReadingIx(0)], points: vec![PointIx(0)] }],
+        reads: vec![Read {
+            every,
+            readings: vec![ReadingIx(0)],
+            points: vec![PointIx(0)],
+            publishes: vec![PointIx(0)],
+        }],
         metrics: Arc::new(DeviceMetrics::new("tank")),
     })
 }
@@ -78,6 +83,8 @@ async fn a_batch_becomes_one_message_with_the_deadline_of_its_request() {
     let Kind::Data(sampled) = &messages[0].kind else { panic!("not data") };
     assert_eq!(sampled.deadline, sampled.started + Duration::from_millis(250));
     assert_eq!(sampled.late, OnLate::Drop);
+    let Kind::Data(timeout) = &messages[1].kind else { panic!("not data") };
+    assert_eq!(timeout.late, OnLate::Deliver, "a timeout that is dropped leaves the old value standing");
     assert_eq!((plan.metrics.sampled.get(), plan.metrics.bad_values.get()), (2, 1));
 }
 
@@ -118,4 +125,23 @@ async fn a_status_is_retained_and_told_once_per_change() {
         })
         .collect();
     assert_eq!(statuses, [r#""online" null"#, r#""offline" "timeout""#, r#""offline" "gateway stopped""#]);
+}
+
+#[tokio::test]
+async fn after_a_loss_a_deadband_compares_with_nothing() {
+    let plan = plan(Some(Deadband::Absolute("2".parse().unwrap())));
+    let (to, from) = mpsc::channel(100);
+    let (messages, mut out) = mpsc::channel(100);
+    let route = RouteInput { topic: "{device}".into(), messages, accounts: HashMap::new() };
+    let running = tokio::spawn(run(Identity { site: "bakery".into(), epoch: 7 }, vec![route], from));
+    let mut seqs = Vec::new();
+    for (reading, lost) in [(10, 0), (11, 1), (11, 0)] {
+        plan.metrics.gap_accounted.add(lost);
+        to.send(batch(&plan, Ok(reading))).await.unwrap();
+        tokio::task::yield_now().await;
+        seqs.push(out.try_recv().ok().map(|m| values(&[m]).remove(0)));
+    }
+    drop(to);
+    running.await.unwrap();
+    assert_eq!(seqs, [Some(r#"0 {"level":10} null"#.into()), Some(r#"1 {"level":11} null"#.into()), None]);
 }

@@ -2,7 +2,6 @@
 //!
 //! Stopping goes with the stream: first the sessions, then the pipeline, then the forwarders, which drain.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +26,9 @@ use crate::pipeline::{self, Identity, RouteInput, status};
 const EVENTS: usize = 1024;
 /// Messages on their way to a forwarder. Full: the pipeline waits; a forwarder receives whatever its broker does.
 const MESSAGES: usize = 1024;
-/// The longest that sessions may take to finish their exchange after a stop.
-const SESSIONS_STOP: Duration = Duration::from_millis(1_500);
+/// The longest that sessions may take to end after a stop; a little more than [`STOP_WITHIN`](crate::drivers::session::STOP_WITHIN). With the
+/// pipeline's and the forwarders' limits it makes less than 5 s.
+const SESSIONS_STOP: Duration = Duration::from_millis(1_000);
 /// The longest that the pipeline may take to empty itself.
 const PIPELINE_STOP: Duration = Duration::from_millis(300);
 
@@ -94,9 +94,15 @@ impl Gateway {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let counted =
-            |route: &Route| RouteMetrics { name: route.name.as_str().into(), ..RouteMetrics::default() };
-        metrics.routes = site.routes.iter().map(|route| Arc::new(counted(route))).collect();
+        for (index, route) in site.routes.iter().enumerate() {
+            let own = |device: &Arc<DeviceMetrics>| Arc::new(DeviceMetrics::new(device.name.clone()));
+            let devices = match index {
+                0 => metrics.devices.clone(),
+                _ => metrics.devices.iter().map(own).collect(),
+            };
+            let name = route.name.as_str().into();
+            metrics.routes.push(Arc::new(RouteMetrics { name, devices, ..RouteMetrics::default() }));
+        }
         // Nothing on disk counts starts: the time of the start names one. Milliseconds, since two starts within a
         // second happen, and a clock that was wrong at the last start does not hit the same one again.
         let epoch = u64::try_from(Stamp::now().unix_millis()).unwrap_or(0);
@@ -170,7 +176,7 @@ impl Gateway {
         let stop = CancellationToken::new();
         let mut forwarders = JoinSet::new();
         let mut inputs = Vec::new();
-        for (index, (route, metrics)) in self.routes.iter().zip(&self.metrics.routes).enumerate() {
+        for (route, metrics) in self.routes.iter().zip(&self.metrics.routes) {
             let (messages, received) = mpsc::channel(MESSAGES);
             let SinkConfig::Mqtt(config) = &route.sink;
             let site = &self.identity.site;
@@ -194,20 +200,11 @@ impl Gateway {
             // The channel is empty and has room. The forwarder repeats its statuses at every connect.
             let _ = messages.try_send(birth);
             forwarders.spawn(forwarder::run(sink, received, settings, metrics.clone(), stop.clone()));
-            inputs.push(RouteInput { topic: config.topic.clone(), messages, accounts: self.accounts(index) });
+            let accounts =
+                metrics.devices.iter().map(|device| (device.name.clone(), device.clone())).collect();
+            inputs.push(RouteInput { topic: config.topic.clone(), messages, accounts });
         }
         (forwarders, stop, inputs)
-    }
-
-    /// The first route's messages are counted with their device; every other route keeps accounts of its own.
-    fn accounts(&self, route: usize) -> HashMap<Arc<str>, Arc<DeviceMetrics>> {
-        if route == 0 {
-            return HashMap::new();
-        }
-        let own = |device: &Arc<DeviceMetrics>| {
-            (device.name.clone(), Arc::new(DeviceMetrics::new(device.name.clone())))
-        };
-        self.metrics.devices.iter().map(own).collect()
     }
 }
 

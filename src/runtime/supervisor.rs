@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::metrics::Counter;
 
@@ -23,7 +24,8 @@ where
     let mut wait = FIRST_WAIT;
     loop {
         let started = Instant::now();
-        let Err(failure) = tokio::spawn(make()).await else { return };
+        // Whoever drops this future wants the task to end, and to let go of its channels.
+        let Err(failure) = AbortOnDropHandle::new(tokio::spawn(make())).await else { return };
         let Ok(panic) = failure.try_into_panic() else { return };
         restarts.inc();
         if started.elapsed() >= HEALTHY_AFTER {

@@ -130,9 +130,19 @@ pub enum PlanError {
 pub fn plan(device: &Device) -> Result<Vec<(Read, Exchange)>, PlanError> {
     let mut reads = Vec::new();
     for group in &device.groups {
+        let first = reads.len();
         plan_group(&device.map, &device.limits, group, &mut reads)?;
+        publish_once(group, &mut reads[first..]);
     }
     Ok(reads)
+}
+
+/// Gives each point of a group to the first of its reads that computes it.
+fn publish_once(group: &Group, reads: &mut [(Read, Exchange)]) {
+    let mut waiting: BTreeSet<PointIx> = group.points.iter().copied().collect();
+    for (read, _) in reads {
+        read.publishes = read.points.iter().copied().filter(|ix| waiting.remove(ix)).collect();
+    }
 }
 
 /// What one point needs, and where it is.
@@ -354,7 +364,8 @@ fn build(
             decode: map.readings[reading.0 as usize].decode.clone(),
         })
         .collect();
-    let read = Read { every: group.every, readings, points: points.into_iter().collect() };
+    let (points, publishes) = (points.into_iter().collect(), Vec::new());
+    let read = Read { every: group.every, readings, points, publishes };
     (read, Exchange { blocks, repeat_first, cuts })
 }
 

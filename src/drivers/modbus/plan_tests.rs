@@ -126,9 +126,11 @@ proptest! {
         let limits = Limits { max_registers, max_bits, max_gap, ..Limits::default() };
         let device = device(places.clone(), limits);
         let reads = plan(&device).unwrap();
-        let mut seen: Vec<PointIx> = reads.iter().flat_map(|(read, _)| read.points.clone()).collect();
-        seen.sort_unstable();
-        prop_assert_eq!(seen, device.groups[0].points.clone());
+        for of in [|read: &Read| read.points.clone(), |read: &Read| read.publishes.clone()] {
+            let mut seen: Vec<PointIx> = reads.iter().flat_map(|(read, _)| of(read)).collect();
+            seen.sort_unstable();
+            prop_assert_eq!(seen, device.groups[0].points.clone());
+        }
         for (read, exchange) in &reads {
             let data = addresses_as_data(exchange);
             prop_assert_eq!(read.readings.len(), exchange.cuts.len());
