@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Outcome, SchemaKind, SiteArgs, plan, site};
+use super::{Outcome, SchemaKind, SiteArgs, site};
 use crate::config;
 
 pub fn check(args: &SiteArgs) -> Result<Outcome> {
@@ -10,9 +10,6 @@ pub fn check(args: &SiteArgs) -> Result<Outcome> {
         Ok(gateway) => gateway,
         Err(outcome) => return Ok(outcome),
     };
-    if !plan::report_misfits(&gateway) {
-        return Ok(Outcome::WrongConfiguration);
-    }
     let devices = gateway.connections().iter().flat_map(|connection| connection.plan.devices());
     let (mut count, mut points) = (0, 0);
     for (device, _) in devices {

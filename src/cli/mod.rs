@@ -215,7 +215,8 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
 /// Everything runs on one thread: a gateway's work is waiting, and one thread needs no locks and little memory.
 /// Blocking calls (opening a serial port, resolving a name) go to a small pool.
 fn block_on(work: impl Future<Output = anyhow::Result<Outcome>>) -> anyhow::Result<Outcome> {
-    const BLOCKING_THREADS: usize = 8;
+    // They exist only while something blocks; ports and resolvers that hang must leave room for the others.
+    const BLOCKING_THREADS: usize = 64;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)

@@ -1,5 +1,4 @@
-//! `taktbus plan`: the requests on each wire, the bus load, the worst age of every point; and the refusal of a map that
-//! can't fit.
+//! `taktbus plan`: the requests on each wire, the bus load, the worst age of every point.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,17 +10,14 @@ use super::summary::short;
 use super::table::Table;
 use super::{Outcome, PlanArgs, site};
 use crate::drivers::Plan;
-use crate::drivers::fit::{Fit, FitRead};
 use crate::mapping::device::{Device, Every, Read};
-use crate::runtime::gateway::{Connection, Gateway};
-
-/// A bus busier than this is worth a warning: retries and slow answers have no room.
-const BUSY: f64 = 0.8;
-/// How many reads a refusal names.
-const NAMED: usize = 3;
+use crate::runtime::gateway::Connection;
 
 pub fn plan(args: &PlanArgs) -> Result<Outcome> {
-    let gateway = match site::gateway(&args.site) {
+    let loaded = site::load(&args.site);
+    let sound = loaded.is_sound();
+    // A site that can't fit is shown all the same: its table says what costs the time.
+    let gateway = match loaded.site.ok_or(Outcome::WrongConfiguration).and_then(site::planned) {
         Ok(gateway) => gateway,
         Err(outcome) => return Ok(outcome),
     };
@@ -31,60 +27,7 @@ pub fn plan(args: &PlanArgs) -> Result<Outcome> {
     } else {
         gateway.connections().iter().for_each(|connection| out!("{}", as_text(connection, args.points)));
     }
-    Ok(if report_misfits(&gateway) { Outcome::Fine } else { Outcome::WrongConfiguration })
-}
-
-/// Says which connections are overloaded or nearly so. `false`: at least one can't keep its intervals.
-pub fn report_misfits(gateway: &Gateway) -> bool {
-    let mut fits = true;
-    for connection in gateway.connections() {
-        let fit = connection.plan.fit();
-        let name = &connection.metrics.name;
-        let load = percent(fit.load);
-        if !fit.fits {
-            fits = false;
-            errln!("error: bus {name} would be {load} busy: its devices can't keep their intervals");
-            errln!(
-                "   = help: read less often ('every'), choose points ('only'), or raise the baud rate; the most of it is spent on:"
-            );
-            for (read, share) in heaviest(&fit) {
-                errln!("     {:>5}  {}", percent(share), named(&connection.plan, &read));
-            }
-        } else if fit.load > BUSY {
-            errln!("warning: bus {name} is {load} busy: a slow or lost answer makes others late");
-        }
-        for read in fit.reads.iter().filter(|read| fit.fits && !read.within_budget()) {
-            let age = read.worst_age.map_or("any".into(), short);
-            let budget = short(read.demand.budget);
-            errln!("warning: {} may be {age} old, budget {budget}", named(&connection.plan, read));
-        }
-    }
-    fits
-}
-
-/// The reads that cost the most bus time, with their shares.
-fn heaviest(fit: &Fit) -> Vec<(FitRead, f64)> {
-    let share = |read: &FitRead| match read.demand.every {
-        Every::Interval(every) => read.demand.takes.as_secs_f64() / every.as_secs_f64(),
-        Every::Once => 0.0,
-    };
-    let mut reads: Vec<_> = fit.reads.iter().map(|read| (*read, share(read))).collect();
-    reads.sort_by(|a, b| b.1.total_cmp(&a.1));
-    reads.truncate(NAMED);
-    reads
-}
-
-/// `oven1 every 1s (voltage, current, … 4 points)`
-fn named(plan: &Plan, fitted: &FitRead) -> String {
-    let Some((device, reads)) = plan.devices().nth(fitted.demand.device) else { return String::new() };
-    format!("{} {} ({})", device.name, every(fitted.demand.every), points(device, &reads[fitted.demand.read]))
-}
-
-fn points(device: &Device, read: &Read) -> String {
-    const SHOWN: usize = 2;
-    let published: Vec<_> = published(device, read).collect();
-    let first = published.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
-    if published.len() > SHOWN { format!("{first}, … {} points", published.len()) } else { first }
+    Ok(if sound { Outcome::Fine } else { Outcome::WrongConfiguration })
 }
 
 fn published<'a>(device: &'a Device, read: &'a Read) -> impl Iterator<Item = &'a str> {

@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Outcome, RunArgs, plan, site, summary};
+use super::{Outcome, RunArgs, site, summary};
 use crate::runtime::limits::raise_open_files;
 
 pub async fn run(args: RunArgs) -> Result<Outcome> {
@@ -15,9 +15,6 @@ pub async fn run(args: RunArgs) -> Result<Outcome> {
         Ok(gateway) => gateway,
         Err(outcome) => return Ok(outcome),
     };
-    if !plan::report_misfits(&gateway) {
-        return Ok(Outcome::WrongConfiguration);
-    }
     raise_open_files();
     let stop = stop_on_signals(args.lasting)?;
     let metrics = gateway.metrics();

@@ -4,15 +4,22 @@ use anyhow::Result;
 
 use super::{Outcome, SiteArgs};
 use crate::config::plan::Site;
-use crate::config::{LoadOptions, load};
+use crate::config::{self, LoadOptions, Loaded};
 use crate::model::diagnostic::{Diagnostic, Severity};
 use crate::runtime::gateway::Gateway;
 
-/// The site, or the outcome that ends the command. Diagnostics go to stderr.
-pub fn site(args: &SiteArgs) -> Result<Site, Outcome> {
-    let loaded = load(&args.site, &LoadOptions { mapping_dirs: args.mappings.clone() });
+/// Loads the site; diagnostics go to stderr.
+pub fn load(args: &SiteArgs) -> Loaded {
+    let loaded = config::load(&args.site, &LoadOptions { mapping_dirs: args.mappings.clone() });
     print(&loaded.diagnostics);
-    loaded.site.ok_or(Outcome::WrongConfiguration)
+    loaded
+}
+
+/// The site, if it may be started, or the outcome that ends the command.
+pub fn site(args: &SiteArgs) -> Result<Site, Outcome> {
+    let loaded = load(args);
+    let sound = loaded.is_sound();
+    loaded.site.filter(|_| sound).ok_or(Outcome::WrongConfiguration)
 }
 
 /// The site, planned. What can't be planned goes to stderr.

@@ -2,6 +2,7 @@
 
 mod connection;
 mod device;
+mod fit;
 mod library;
 pub mod plan;
 mod publish;
@@ -17,7 +18,7 @@ use serde_json::Value;
 use crate::document::{read::Read as _, read::Reader, schema, source, yaml};
 use crate::mapping::compiled::DeviceMap;
 use crate::mapping::profile::Profile;
-use crate::model::diagnostic::{Diagnostic, Diagnostics, SourceFile};
+use crate::model::diagnostic::{Diagnostic, Diagnostics, Severity, SourceFile};
 use crate::model::secret::Secret;
 
 /// Where profiles are looked for beside the site file's own `mappings/`.
@@ -30,10 +31,18 @@ pub struct LoadOptions {
 /// What came of loading a site file.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The plan; `None` when there are errors.
+    /// The plan; `None` when it could not be made. A site that can't fit on its bus has one, to be looked at: see
+    /// [`Loaded::is_sound`].
     pub site: Option<plan::Site>,
     /// Everything found in all files, by file and line. Warnings come with a plan too.
     pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Loaded {
+    /// May it be started?
+    pub fn is_sound(&self) -> bool {
+        self.site.is_some() && self.diagnostics.iter().all(|finding| finding.severity != Severity::Error)
+    }
 }
 
 /// What came of loading a profile alone.
@@ -60,7 +69,7 @@ pub enum DocumentKind {
 pub fn load(path: &Path, options: &LoadOptions) -> Loaded {
     let mut found = Diagnostics::default();
     let file = source::read(path, &mut found);
-    let site = file.and_then(|file| read_site(&file, options, &mut found)).filter(|_| !found.has_errors());
+    let site = file.and_then(|file| read_site(&file, options, &mut found));
     Loaded { site, diagnostics: found.sorted() }
 }
 
@@ -68,7 +77,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Loaded {
 pub fn load_text(name: &str, text: &str, options: &LoadOptions) -> Loaded {
     let mut found = Diagnostics::default();
     let file = Arc::new(SourceFile { path: name.into(), text: text.into() });
-    let site = read_site(&file, options, &mut found).filter(|_| !found.has_errors());
+    let site = read_site(&file, options, &mut found);
     Loaded { site, diagnostics: found.sorted() }
 }
 
@@ -79,6 +88,7 @@ fn read_site(file: &Arc<SourceFile>, options: &LoadOptions, found: &mut Diagnost
     let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
     let mut library = library::Library::new(folder, &options.mapping_dirs);
     let mut site = site::compile(&written, &mut library, found)?;
+    fit::check(&written, &site, found);
     site.routes.iter_mut().for_each(|route| beside(folder, route));
     Some(site)
 }

@@ -53,11 +53,44 @@ fn connections<'w>(written: &'w written::Site, found: &mut Diagnostics) -> Vec<K
             .help("such as lan: {tcp: 192.168.1.50:502}");
     }
     let all = at.value.0.iter();
-    all.map(|(name, connection)| {
-        let config = connection.as_ref().and_then(|connection| connection::compile(name, connection, found));
-        Known { name, config, devices: Vec::new(), used: false }
-    })
-    .collect()
+    let known: Vec<Known<'_>> = all
+        .map(|(name, connection)| {
+            let config =
+                connection.as_ref().and_then(|connection| connection::compile(name, connection, found));
+            Known { name, config, devices: Vec::new(), used: false }
+        })
+        .collect();
+    shared_links(&known, found);
+    known
+}
+
+/// Each connection is a client of its own. Two of them on one serial line would take each other's answers; two on one
+/// address are two sockets where many devices take one.
+fn shared_links(connections: &[Known<'_>], found: &mut Diagnostics) {
+    let mut first: HashMap<String, &At<String>> = HashMap::new();
+    for known in connections {
+        let Some(config) = &known.config else { continue };
+        let end = match &config.link {
+            // The same port under another name, as in /dev/serial/by-id, is the same port.
+            Link::Serial { path, .. } => {
+                std::fs::canonicalize(path).unwrap_or(path.clone()).display().to_string()
+            }
+            Link::Tcp { host, port } | Link::RtuOverTcp { host, port, .. } => format!("{host}:{port}"),
+        };
+        let Some(other) = first.get(&end) else {
+            first.insert(end, known.name);
+            continue;
+        };
+        let (name, other) = (&known.name.value, &other.value);
+        let message = format!("connections '{other}' and '{name}' are both at {end}");
+        let finding = match config.link {
+            Link::Tcp { .. } => found.warning(codes::SHARED_ADDRESS, &known.name.span, message),
+            Link::Serial { .. } | Link::RtuOverTcp { .. } => {
+                found.error(codes::SHARED_PORT, &known.name.span, message)
+            }
+        };
+        finding.help(format!("put all devices behind '{other}': they share it by their unit ids"));
+    }
 }
 
 fn devices(

@@ -77,10 +77,16 @@ codes! {
     PATCH_WITHOUT_PROFILE = "E068", "A change to a profile's points without a profile.";
     CLIENT_ID = "E069", "Two routes with the same client id at one broker.";
     READ_ONLY = "E070", "A point to write that can only be read.";
+    SHARED_PORT = "E071", "Two connections on one serial port.";
+    OVERLOADED_BUS = "E072", "A bus that cannot carry its devices' intervals.";
+    CANNOT_BE_PLANNED = "E073", "A device whose points no request can carry.";
     UNUSED_CONNECTION = "W001", "A connection that no device uses.";
     CLEAR_PASSWORD = "W002", "A password that travels unencrypted.";
     UNUSED_RATE = "W003", "An interval for a rate that no point has.";
     PROFILE_NAME = "W004", "A profile whose name is not that of its file.";
+    SHARED_ADDRESS = "W005", "Two connections to one address.";
+    BUSY_BUS = "W006", "A bus with little room for slow or lost answers.";
+    OLD_VALUES = "W007", "Values that may be older than their budget.";
 }
 
 #[cfg(test)]

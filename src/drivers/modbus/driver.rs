@@ -53,6 +53,9 @@ pub struct ModbusDriver<O: Open = Opener> {
     answered: bool,
     /// No request to anybody before: the connection's own rest.
     rest_until: Option<Instant>,
+    /// RTU: until then an answer to what was asked on an earlier link may still arrive: the line remembers what the
+    /// link forgets, behind a serial device server too.
+    settled_at: Option<Instant>,
     /// Units that used to answer and timed out since the last byte from anybody; at most [`FALLEN_UNITS`].
     fallen: Vec<u8>,
     /// The answers' data of the read in progress.
@@ -107,6 +110,7 @@ impl<O: Open> ModbusDriver<O> {
             metrics: connection,
             answered: false,
             rest_until: None,
+            settled_at: None,
             fallen: Vec::new(),
             data: Vec::new(),
         }
@@ -114,7 +118,7 @@ impl<O: Open> ModbusDriver<O> {
 
     /// Opens the link and leaves it the rest that it or a device wants.
     async fn open(&mut self) -> Result<(), LinkLost> {
-        self.wire = None;
+        self.close();
         let stream =
             self.opener.open(&self.config.link).await.map_err(|error| LinkLost(error.to_string()))?;
         let wanted = self.devices.iter().map(|plan| plan.device.limits.delay_after_connect).max();
@@ -127,9 +131,21 @@ impl<O: Open> ModbusDriver<O> {
             Link::RtuOverTcp { .. } | Link::Serial { .. } => Framing::Rtu,
         };
         let silence = timing::line_of(&self.config.link).map(timing::silence).unwrap_or_default();
-        self.wire = Some(Wire::new(stream, framing, silence, Instant::now()));
+        let mut wire = Wire::new(stream, framing, silence, Instant::now());
+        if let Some(settled) = self.settled_at {
+            wire.rest_until(settled);
+        }
+        self.wire = Some(wire);
         self.answered = false;
         Ok(())
+    }
+
+    fn close(&mut self) {
+        if let Some(wire) = self.wire.take()
+            && !matches!(self.config.link, Link::Tcp { .. })
+        {
+            self.settled_at = self.settled_at.max(Some(wire.settled_at()));
+        }
     }
 
     /// One exchange of all blocks of a read; the link is opened once more if it drops.
@@ -309,7 +325,7 @@ impl<O: Open> Driver for ModbusDriver<O> {
     }
 
     fn disconnect(&mut self) {
-        self.wire = None;
+        self.close();
     }
 }
 

@@ -97,6 +97,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// When no answer to anything that was asked here can come any more.
+    pub fn settled_at(&self) -> Instant {
+        self.suspects.iter().map(|(_, until)| *until).fold(self.quiet_until, Instant::max)
+    }
+
+    /// Asks nobody before.
+    pub fn rest_until(&mut self, until: Instant) {
+        self.quiet_until = self.quiet_until.max(until);
+    }
+
     /// When this unit may be asked again; `None`: at once.
     pub fn free_at(&self, unit: u8) -> Option<Instant> {
         self.suspects.iter().find(|(request, _)| request.unit == unit).map(|(_, until)| *until)

@@ -3,13 +3,13 @@
 //! A serial port's `flush` is never called: it waits in `tcdrain(2)`, which blocks the thread of the whole runtime.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_serial::{ClearBuffer, SerialPort, SerialPortBuilderExt, SerialStream};
@@ -34,6 +34,9 @@ pub struct Opener {
     /// A port that is still being opened: `open(2)` may hang for ever on a broken USB adapter, and a thread that hangs
     /// is waited for again instead of being joined by the next one.
     pending: Option<JoinHandle<io::Result<SerialStream>>>,
+    /// A name that is still being looked up: with a dead resolver that takes longer than [`CONNECT_TIMEOUT`], and each
+    /// attempt would leave one more lookup behind.
+    looking_up: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
 }
 
 impl Open for Opener {
@@ -42,7 +45,8 @@ impl Open for Opener {
     async fn open(&mut self, link: &Link) -> io::Result<Stream> {
         let opened = match link {
             Link::Tcp { host, port } | Link::RtuOverTcp { host, port, .. } => {
-                timeout(CONNECT_TIMEOUT, connect(host, *port)).await.map(|socket| socket.map(Stream::Tcp))
+                let connecting = async { connect(&self.addresses(host, *port).await?).await };
+                timeout(CONNECT_TIMEOUT, connecting).await.map(|socket| socket.map(Stream::Tcp))
             }
             Link::Serial { path, line } => {
                 let opening = self.pending.get_or_insert_with(|| {
@@ -60,6 +64,23 @@ impl Open for Opener {
     }
 }
 
+impl Opener {
+    /// The host's addresses; at most one lookup at a time.
+    async fn addresses(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        let lookup = self.looking_up.get_or_insert_with(|| {
+            let host = host.to_owned();
+            // What tokio's own lookup does, with a handle that survives a timeout.
+            tokio::task::spawn_blocking(move || Ok((host.as_str(), port).to_socket_addrs()?.collect()))
+        });
+        let addresses = lookup.await;
+        self.looking_up = None;
+        addresses.map_err(io::Error::other)?
+    }
+}
+
 /// An open link.
 #[derive(Debug)]
 pub enum Stream {
@@ -69,12 +90,15 @@ pub enum Stream {
     Serial(SerialStream),
 }
 
-async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+/// Tries one address after the other; none may use up the time of those behind it.
+async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-    for address in lookup_host((host, port)).await? {
-        match connect_to(address).await {
-            Ok(socket) => return Ok(socket),
-            Err(error) => last = error,
+    let share = CONNECT_TIMEOUT / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+    for address in addresses {
+        match timeout(share, connect_to(*address)).await {
+            Ok(Ok(socket)) => return Ok(socket),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, "not open in time"),
         }
     }
     Err(last)
