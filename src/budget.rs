@@ -120,6 +120,11 @@ impl<T> DeadlineQueue<T> {
         self.items.pop_first().map(|((deadline, _), item)| (deadline, item))
     }
 
+    /// Looks at the most urgent item.
+    pub fn peek(&self) -> Option<(Instant, &T)> {
+        self.items.first_key_value().map(|((deadline, _), item)| (*deadline, item))
+    }
+
     /// Takes the most urgent item if its deadline has passed.
     pub fn pop_expired(&mut self, now: Instant) -> Option<(Instant, T)> {
         self.next_deadline().filter(|deadline| expired(*deadline, now))?;

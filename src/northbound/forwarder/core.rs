@@ -3,9 +3,11 @@
 //! Invariants:
 //! - each data message is in exactly one place (live, backlog, in flight, to be sent again) until it's delivered or in
 //!   the gap account: sampled = delivered + waiting + gap-accounted;
-//! - what was offered and not acknowledged when the link dropped is offered again first, in its order, byte-identical,
-//!   whatever its deadline: its receiver may have it already, so it can't be taken back;
-//! - then statuses, gap records, late messages, live messages by deadline, and the backlog oldest first.
+//! - what was offered and not acknowledged when the link dropped is offered again first, in its order, byte-identical;
+//! - what must not be late (`late: drop`) is never offered at or after its deadline, not even again, nor to a far side
+//!   that has been silent for longer than the message has left;
+//! - then statuses in turn with the rest: gap records, late messages, live messages by deadline; and last the backlog,
+//!   oldest first.
 //!
 //! No async, no clock reads, no logging: every function takes `now`.
 
@@ -42,6 +44,7 @@ pub(super) struct Core {
     tokens: Token,
     account: Account,
     statuses: Statuses,
+    status_was_last: bool,
     live: Live,
     backlog: Backlog,
     gaps: Gaps,
@@ -69,6 +72,7 @@ impl Core {
             tokens: 0,
             account: Account::new(now),
             statuses: Statuses::default(),
+            status_was_last: false,
             live: Live::default(),
             backlog: Backlog::default(),
             gaps: Gaps::default(),
@@ -227,17 +231,40 @@ impl Core {
 
     /// The next message, in the order of the module doc.
     fn take(&mut self, now: Instant) -> Option<Entry> {
-        if let Some(entry) = self.again.pop_front() {
+        while let Some(entry) = self.again.pop_front() {
+            if entry.must_not_leave(now) {
+                // It may have arrived in time. A value that is named as lost and is not does less harm than a late one.
+                self.give_up(entry, Reason::Borrowed("late, unacknowledged"));
+                continue;
+            }
             self.metrics.redelivered.inc();
             return Some(entry);
         }
-        if let Some(status) = self.statuses.pop() {
+        // Thousands of statuses must not keep live messages waiting, nor the other way round.
+        self.status_was_last = !self.status_was_last || self.live.len() == 0;
+        if self.status_was_last
+            && let Some(status) = self.statuses.pop()
+        {
             return Some(self.entry(status, now));
         }
         if let Some(gap) = self.gaps.pop(&self.settings.site, self.settings.epoch) {
             return Some(self.entry(gap, now));
         }
-        self.gap_records.pop_front().or_else(|| self.live.pop()).or_else(|| self.backlog.pop())
+        let acked_by = self.acked_by(now);
+        let data = self.gap_records.pop_front().or_else(|| self.live.pop(acked_by));
+        if data.is_none()
+            && let Some(status) = self.statuses.pop()
+        {
+            return Some(self.entry(status, now));
+        }
+        data.or_else(|| self.backlog.pop())
+    }
+
+    /// When a message that leaves now would be acknowledged at the earliest, as the far side answers at present: it has
+    /// to be done with the oldest one first, which has waited so long already.
+    fn acked_by(&self, now: Instant) -> Instant {
+        let oldest = self.in_flight.first_key_value().and_then(|(_, entry)| entry.clock.offered);
+        oldest.map_or(now, |(offered, _)| now + now.saturating_duration_since(offered))
     }
 
     /// Under pressure the least urgent leave the live queue.

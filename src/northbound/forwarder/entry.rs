@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 
-use crate::budget::{Spent, expired};
+use crate::budget::{OnLate, Spent, expired};
 use crate::model::message::{Kind, Message, Sampled};
 
 /// What an entry costs besides its payload and topic: the message, the map nodes that hold it, the allocations'
@@ -34,6 +34,11 @@ impl Entry {
             Kind::Data(sampled) => Some(sampled),
             Kind::Status | Kind::Gap => None,
         }
+    }
+
+    /// Is it late, and to be dropped then?
+    pub fn must_not_leave(&self, now: Instant) -> bool {
+        self.sampled().is_some_and(|sampled| sampled.late == OnLate::Drop && expired(sampled.deadline, now))
     }
 
     /// Bytes that it keeps in memory.
