@@ -11,7 +11,9 @@ use crate::metrics::{DeviceMetrics, Histogram, Metrics};
 pub fn render(metrics: &Metrics, elapsed: Duration) -> String {
     let mut out = format!("\nran for {}\n{}", short(elapsed), table(&metrics.devices));
     for (index, route) in metrics.routes.iter().enumerate() {
-        let waiting = route.queued.get() + route.in_flight.get() + route.backlog.get();
+        let settled = |device: &DeviceMetrics| device.delivered.get() + device.gap_accounted.get();
+        let waiting = |device: &Arc<DeviceMetrics>| device.sampled.get().saturating_sub(settled(device));
+        let waiting: u64 = route.devices.iter().map(waiting).sum();
         let (redelivered, connects) = (route.redelivered.get(), route.connects.get());
         out.push_str(&format!(
             "route {}: {waiting} undelivered, {redelivered} redelivered, {connects} connects\n",
