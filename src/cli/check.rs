@@ -6,10 +6,17 @@ use super::{Outcome, SchemaKind, SiteArgs, site};
 use crate::config;
 
 pub fn check(args: &SiteArgs) -> Result<Outcome> {
-    let gateway = match site::gateway(args) {
-        Ok(gateway) => gateway,
-        Err(outcome) => return Ok(outcome),
-    };
+    let loaded = site::read(args);
+    if loaded.is_profile() {
+        return Ok(check_profile(args));
+    }
+    site::print(&loaded.diagnostics);
+    let sound = loaded.is_sound();
+    let gateway =
+        match loaded.site.filter(|_| sound).ok_or(Outcome::WrongConfiguration).and_then(site::planned) {
+            Ok(gateway) => gateway,
+            Err(outcome) => return Ok(outcome),
+        };
     let devices = gateway.connections().iter().flat_map(|connection| connection.plan.devices());
     let (mut count, mut points) = (0, 0);
     for (device, _) in devices {
@@ -19,6 +26,14 @@ pub fn check(args: &SiteArgs) -> Result<Outcome> {
     let (devices, points) = (site::plural(count, "device"), site::plural(points, "point"));
     outln!("{}: fine, {devices}, {points}", args.site.display());
     Ok(Outcome::Fine)
+}
+
+fn check_profile(args: &SiteArgs) -> Outcome {
+    let loaded = config::load_profile(&args.site);
+    site::print(&loaded.diagnostics);
+    let Some(map) = loaded.map else { return Outcome::WrongConfiguration };
+    outln!("{}: fine, {}", args.site.display(), site::plural(map.points.len(), "point"));
+    Outcome::Fine
 }
 
 pub fn schema(kind: SchemaKind) -> Result<Outcome> {

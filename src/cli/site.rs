@@ -8,9 +8,14 @@ use crate::config::{self, LoadOptions, Loaded};
 use crate::model::diagnostic::{Diagnostic, Severity};
 use crate::runtime::gateway::Gateway;
 
+/// Loads the site; nothing is printed.
+pub fn read(args: &SiteArgs) -> Loaded {
+    config::load(&args.site, &LoadOptions { mapping_dirs: args.mappings.clone() })
+}
+
 /// Loads the site; diagnostics go to stderr.
 pub fn load(args: &SiteArgs) -> Loaded {
-    let loaded = config::load(&args.site, &LoadOptions { mapping_dirs: args.mappings.clone() });
+    let loaded = read(args);
     print(&loaded.diagnostics);
     loaded
 }

@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::document::{read::Read as _, read::Reader, schema, source, yaml};
+use crate::document::yaml::{Kind, Node};
+use crate::document::{codes, read::Read as _, read::Reader, schema, source, yaml};
 use crate::mapping::compiled::DeviceMap;
 use crate::mapping::profile::Profile;
 use crate::model::diagnostic::{Diagnostic, Diagnostics, Severity, SourceFile};
@@ -39,6 +40,11 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Was a profile given in place of a site file?
+    pub fn is_profile(&self) -> bool {
+        self.diagnostics.iter().any(|finding| finding.code == codes::A_PROFILE)
+    }
+
     /// May it be started?
     pub fn is_sound(&self) -> bool {
         self.site.is_some() && self.diagnostics.iter().all(|finding| finding.severity != Severity::Error)
@@ -83,6 +89,12 @@ pub fn load_text(name: &str, text: &str, options: &LoadOptions) -> Loaded {
 
 fn read_site(file: &Arc<SourceFile>, options: &LoadOptions, found: &mut Diagnostics) -> Option<plan::Site> {
     let node = yaml::parse(file, found)?;
+    if is_profile(&node) {
+        found
+            .error(codes::A_PROFILE, &node.span(file), "this is a profile, and a site file is expected")
+            .help("a device of a site names it (`profile: …`); `taktbus check` checks a profile alone");
+        return None;
+    }
     let written = written::Site::read(&node, &mut Reader { file, found })?;
     drop(node);
     let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
@@ -91,6 +103,15 @@ fn read_site(file: &Arc<SourceFile>, options: &LoadOptions, found: &mut Diagnost
     fit::check(&written, &site, found);
     site.routes.iter_mut().for_each(|route| beside(folder, route));
     Some(site)
+}
+
+/// A profile given for a site file would get an error for each of its keys.
+fn is_profile(node: &Node) -> bool {
+    let Kind::Mapping(pairs) = &node.kind else { return false };
+    let has = |name: &str| {
+        pairs.iter().any(|(key, _)| matches!(&key.kind, Kind::Scalar { text, .. } if **text == *name))
+    };
+    has("profile") && !has("site")
 }
 
 /// Files that a route names are looked for beside the site file, wherever the program was started.

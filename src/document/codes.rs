@@ -80,6 +80,7 @@ codes! {
     SHARED_PORT = "E071", "Two connections on one serial port.";
     OVERLOADED_BUS = "E072", "A bus that cannot carry its devices' intervals.";
     CANNOT_BE_PLANNED = "E073", "A device whose points no request can carry.";
+    A_PROFILE = "E074", "A profile where a site file is expected.";
     UNUSED_CONNECTION = "W001", "A connection that no device uses.";
     CLEAR_PASSWORD = "W002", "A password that travels unencrypted.";
     UNUSED_RATE = "W003", "An interval for a rate that no point has.";

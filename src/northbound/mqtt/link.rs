@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,6 +43,8 @@ pub(super) struct Link {
     alarm: Alarm,
     qos: QoS,
     overrun: bool,
+    /// For the socket: see [`Prompt`].
+    several: Arc<AtomicBool>,
 }
 
 /// What happens on a link.
@@ -57,7 +60,8 @@ pub(super) enum Step {
 impl Link {
     /// Prepares a connection; it's made by waiting for [`Self::next`].
     pub fn new(config: &MqttConfig, will: &Will, tls: Option<Arc<ClientConfig>>) -> Result<Self, String> {
-        let options = options(config, will, tls)?;
+        let several = Arc::new(AtomicBool::new(false));
+        let options = options(config, will, tls, Arc::clone(&several))?;
         let size = options.inflight();
         let built = AsyncClient::builder(options).capacity(usize::from(size)).try_build();
         let (client, mut events) = built.map_err(|error| error.to_string())?;
@@ -65,7 +69,7 @@ impl Link {
         events.network_options.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
         let events = Box::pin(events.into_stream());
         let window = Window::new(size, Instant::now());
-        Ok(Self { client, events, window, alarm: Alarm::new(), qos: qos(config), overrun: false })
+        Ok(Self { client, events, window, alarm: Alarm::new(), qos: qos(config), overrun: false, several })
     }
 
     /// Waits for what happens next. May be dropped at any moment.
@@ -91,6 +95,7 @@ impl Link {
                 None => return Step::Lost("the client has ended".into()),
             };
             if let Some(token) = acked {
+                self.several.store(self.window.has_several(), Relaxed);
                 return Step::Acked(token);
             }
         }
@@ -110,6 +115,7 @@ impl Link {
             Err(_) => self.overrun = true,
         }
         self.window.hand(token, Instant::now());
+        self.several.store(self.window.has_several(), Relaxed);
         Ok(())
     }
 
@@ -126,7 +132,12 @@ fn qos(config: &MqttConfig) -> QoS {
     if config.qos == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce }
 }
 
-fn options(config: &MqttConfig, will: &Will, tls: Option<Arc<ClientConfig>>) -> Result<MqttOptions, String> {
+fn options(
+    config: &MqttConfig,
+    will: &Will,
+    tls: Option<Arc<ClientConfig>>,
+    several: Arc<AtomicBool>,
+) -> Result<MqttOptions, String> {
     let mut options = MqttOptions::new(&config.client_id, (config.host.as_str(), config.port));
     // The library makes `host:port` of an IPv6 address without brackets.
     let address = match config.host.contains(':') {
@@ -135,7 +146,8 @@ fn options(config: &MqttConfig, will: &Will, tls: Option<Arc<ClientConfig>>) -> 
     };
     options.set_socket_connector(move |_, network| {
         let connecting = rumqttc::default_socket_connect(address.clone(), network);
-        async { connecting.await.map(Prompt) }
+        let several = Arc::clone(&several);
+        async move { Ok(Prompt { stream: connecting.await?, several }) }
     });
     if let Some(tls) = tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));

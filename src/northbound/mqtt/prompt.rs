@@ -2,10 +2,13 @@
 //!
 //! Brokers with Nagle's algorithm on (mosquitto's default) hold a second PUBACK back until the first one's segment is
 //! acknowledged, and Linux delays that acknowledgement by up to 40 ms: a burst of publishes was seen settled 10 ms
-//! later than it could be. `TCP_QUICKACK` (tcp(7)) ends the delay; the kernel forgets it, so it's set after each read.
+//! later than it could be. `TCP_QUICKACK` (tcp(7)) ends the delay; the kernel forgets it, so it's set after each read
+//! while several publishes wait for their PUBACKs. A single one waits for nobody, and spares the system call.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -13,14 +16,18 @@ use tokio::net::TcpStream;
 
 /// The stream.
 #[derive(Debug)]
-pub(super) struct Prompt(pub TcpStream);
+pub(super) struct Prompt {
+    pub stream: TcpStream,
+    /// Do several publishes wait?
+    pub several: Arc<AtomicBool>,
+}
 
 impl AsyncRead for Prompt {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let stream = &mut self.get_mut().0;
+        let Self { stream, several } = self.get_mut();
         let read = Pin::new(&mut *stream).poll_read(cx, buf);
         #[cfg(any(target_os = "linux", target_os = "android"))]
-        if matches!(read, Poll::Ready(Ok(()))) {
+        if matches!(read, Poll::Ready(Ok(()))) && several.load(Relaxed) {
             // A socket that refuses is only slower.
             let _ = stream.set_quickack(true);
         }
@@ -30,7 +37,7 @@ impl AsyncRead for Prompt {
 
 impl AsyncWrite for Prompt {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -38,18 +45,18 @@ impl AsyncWrite for Prompt {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }

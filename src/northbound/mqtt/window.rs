@@ -97,6 +97,11 @@ impl Window {
         Some(since + PUBACK_TIMEOUT)
     }
 
+    /// Does more than one publish wait for its PUBACK?
+    pub fn has_several(&self) -> bool {
+        self.handed.len() + self.written.len() > 1
+    }
+
     fn is_empty(&self) -> bool {
         self.handed.is_empty() && self.written.is_empty()
     }
