@@ -229,6 +229,6 @@ fn block_on(work: impl Future<Output = anyhow::Result<Outcome>>) -> anyhow::Resu
 
 /// `500ms`, `10s`, `5m`, `2h`.
 fn duration(text: &str) -> Result<Duration, String> {
-    crate::document::types::parse_duration(text)
+    crate::document::duration::parse_duration(text)
         .ok_or_else(|| "write a number and a unit: 500ms, 10s, 5m, 2h".into())
 }

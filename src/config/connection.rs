@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::written::{Connection, Framing};
 use crate::document::codes;
+use crate::document::duration::Rest;
 use crate::document::read::At;
 use crate::document::scalar::shortened;
-use crate::document::types::Rest;
 use crate::drivers::modbus::config::{Line, Link, ModbusConfig, Parity};
 use crate::model::diagnostic::Diagnostics;
 

@@ -4,11 +4,12 @@
 use serde_json::{Value, json};
 
 use crate::document::codes;
+use crate::document::duration::{Duration, Interval, Rest};
 use crate::document::fields::{choice, document};
 use crate::document::read::{Read, Reader};
 use crate::document::scalar::{Meaning, meaning, shortened};
 use crate::document::schema::Schemas;
-use crate::document::types::{Duration, Either, Int, Interval, List, Name, Names, Nullable, Rest, Text};
+use crate::document::types::{Either, Int, List, Name, Names, Nullable, Text};
 use crate::document::yaml::{Kind as NodeKind, Node};
 use crate::mapping::profile::{Limits, Point};
 use crate::mapping::written::ProfileName;

@@ -4,6 +4,7 @@
 //! [`Diagnostics`](crate::model::diagnostic::Diagnostics) and go on; they never stop at the first one.
 
 pub mod codes;
+pub mod duration;
 pub mod fields;
 pub mod read;
 pub mod scalar;

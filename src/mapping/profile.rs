@@ -4,8 +4,9 @@ use super::written::{
     Access, ByteWord, CharsWord, DeadbandWord, InvalidByType, InvalidWords, Labels, Mask, OrderWord,
     ProfileName, TypeWord,
 };
+use crate::document::duration::{Duration, Rest};
 use crate::document::fields::document;
-use crate::document::types::{Anything, Duration, Either, Flag, Int, List, Name, Names, Number, Rest, Text};
+use crate::document::types::{Anything, Either, Flag, Int, List, Name, Names, Number, Text};
 
 /// An address as written: zero-based on the wire, or counted from 1.
 pub type Address = Int<0, 65536>;
