@@ -30,6 +30,12 @@ use tokio_util::sync::CancellationToken;
 /// The unit that never answers.
 const DEAD: u8 = 9;
 
+/// Longer than a busy machine keeps one of the two ends from running.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long everything together may take.
+const PATIENCE: Duration = Duration::from_secs(90);
+
 /// Registers hold their own address (input registers with every bit flipped), odd bits are set, and from 1000 on there
 /// is nothing.
 struct Memory;
@@ -104,7 +110,7 @@ fn device(unit: u8) -> Device {
         }],
         limits: Limits {
             max_gap: 20,
-            response_timeout: Some(Duration::from_millis(300)),
+            response_timeout: Some(RESPONSE_TIMEOUT),
             ..Limits::default()
         },
     }
@@ -140,7 +146,7 @@ async fn every_value_arrives(link: Link) {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), all).await.expect("all values within 30 s");
+    tokio::time::timeout(PATIENCE, all).await.expect("all values in time");
     assert_eq!(connection.connects.get(), 1);
     stop.cancel();
     task.await.unwrap();
@@ -155,6 +161,10 @@ fn check(batch: &Batch, seen: &mut [[u32; 7]; 2]) {
     let wanted = wanted();
     for (i, ReadingIx(ix)) in batch.plan.reads[batch.read].readings.iter().enumerate() {
         let got = batch.readings.as_ref().map_err(|cause| *cause).and_then(|readings| readings[i].clone());
+        // A machine that stalls is no wrong value; but each must come in the end.
+        if got == Err(Cause::Timeout) {
+            continue;
+        }
         assert_eq!(got, wanted[*ix as usize].2, "unit {unit}, reading {ix}");
         seen[usize::from(unit - 1)][*ix as usize] += 1;
     }
