@@ -182,8 +182,9 @@ pub struct ConnectionMetrics {
     pub up: Gauge,
     /// Times that the link came up.
     pub connects: Counter,
-    /// Bytes or frames that belonged to no request: late answers, noise, foreign units.
-    pub strays: Counter,
+    /// Frames or bursts of bytes that answered no open request: late answers, echoes, frames of units that were not
+    /// asked, frames of the wrong shape, noise.
+    pub strays: [Counter; 5],
     /// Microseconds that exchanges kept the bus busy.
     pub busy_micros: Counter,
     /// Restarts of the driver after a panic.

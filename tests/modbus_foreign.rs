@@ -108,11 +108,7 @@ fn device(unit: u8) -> Device {
             every: Every::Interval(Duration::from_millis(50)),
             points: (0..7).map(PointIx).collect(),
         }],
-        limits: Limits {
-            max_gap: 20,
-            response_timeout: Some(RESPONSE_TIMEOUT),
-            ..Limits::default()
-        },
+        limits: Limits { max_gap: 20, response_timeout: Some(RESPONSE_TIMEOUT), ..Limits::default() },
     }
 }
 

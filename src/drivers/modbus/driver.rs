@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::compile::{ModbusPlan, PlannedDevice};
 use super::config::{Link, ModbusConfig};
-use super::exchange::Wire;
+use super::exchange::{Manner, Wire};
 use super::fetch::{Fetch, Fetched, readings};
 use super::framing::Framing;
 use super::plan::Exchange;
@@ -131,9 +131,16 @@ impl<O: Open> ModbusDriver<O> {
             Link::RtuOverTcp { .. } | Link::Serial { .. } => Framing::Rtu,
         };
         let silence = timing::line_of(&self.config.link).map(timing::silence).unwrap_or_default();
-        let mut wire = Wire::new(stream, framing, silence, Instant::now());
+        let manner = Manner {
+            framing,
+            silence,
+            late_window: None,
+            is_serial: matches!(self.config.link, Link::Serial { .. }),
+            pause: self.opener.pause(&self.config.link),
+        };
+        let mut wire = Wire::new(stream, manner, Instant::now());
         if let Some(settled) = self.settled_at {
-            wire.rest_until(settled);
+            wire.line().rest_until(settled);
         }
         self.wire = Some(wire);
         self.answered = false;
@@ -141,10 +148,10 @@ impl<O: Open> ModbusDriver<O> {
     }
 
     fn close(&mut self) {
-        if let Some(wire) = self.wire.take()
+        if let Some(mut wire) = self.wire.take()
             && !matches!(self.config.link, Link::Tcp { .. })
         {
-            self.settled_at = self.settled_at.max(Some(wire.settled_at()));
+            self.settled_at = self.settled_at.max(Some(wire.line().settled_at()));
         }
     }
 
@@ -174,7 +181,9 @@ impl<O: Open> ModbusDriver<O> {
             rest_until: self.rest_until,
         };
         let fetched = fetch.run().await;
-        self.metrics.strays.add(wire.take_strays());
+        for (counter, count) in self.metrics.strays.iter().zip(wire.take_strays()) {
+            counter.add(count.into());
+        }
         if let Ok(fetched) = &fetched {
             // After an answer, as the profiles mean it; silence has been rest enough.
             let own = self.config.delay_between_requests;
@@ -196,7 +205,9 @@ impl<O: Open> ModbusDriver<O> {
             Err(Cause::Timeout) => metrics.timeouts.inc(),
             Err(_) => metrics.garbled.inc(),
         }
-        let quiet_until = self.wire.as_ref().map_or(fetched.received, Wire::quiet_until);
+        let line = self.wire.as_mut().map(Wire::line);
+        let free = line.as_ref().and_then(|line| line.free_at(unit));
+        let quiet_until = line.map_or(fetched.received, |line| line.quiet_until());
         let outcome = match fetched.result {
             Ok(()) => Outcome::Answered,
             Err(Cause::Exception(code)) if !GATEWAY_EXCEPTIONS.contains(&code) => Outcome::Refused,
@@ -207,7 +218,6 @@ impl<O: Open> ModbusDriver<O> {
         let health = self.schedule.done(due.entry, fetched.received, outcome);
         let rest = plan.device.limits.delay_between_requests;
         let rested = (!rest.is_zero()).then(|| fetched.received + rest);
-        let free = self.wire.as_ref().and_then(|wire| wire.free_at(unit));
         if let Some(until) = rested.max(free) {
             self.schedule.hold(due.entry, until);
         }

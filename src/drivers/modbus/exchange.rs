@@ -2,8 +2,7 @@
 //!
 //! - The clock of an exchange starts right before its request is written.
 //! - TCP: answers to earlier requests are recognised by their transaction id, dropped and counted; the link is kept.
-//! - RTU has no transaction ids. After a timeout the line must fall quiet before anybody is asked, and the same unit is
-//!   asked again only when its late answer has come or can't come any more ([`Wire::free_at`]).
+//! - RTU has no transaction ids: [`Line`] tells when the line is at rest and when a unit owes no answer any more.
 
 use std::future::poll_fn;
 use std::io;
@@ -14,19 +13,17 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
-use super::framing::{Framing, LONGEST_FRAME, LONGEST_REQUEST, Request, Scan};
+use super::framing::{self, Framing, LONGEST_FRAME, LONGEST_REQUEST, Request, Scan, Stray};
+use super::line::Line;
 use crate::drivers::LinkLost;
+use crate::drivers::pause::Pause;
 
 /// How long a babbling line is drained beyond the silence that was due; after that the link is given up.
 const MOST_BABBLE: Duration = Duration::from_secs(1);
 
-/// After a timeout the whole line rests until this many halves of the response timeout have passed since the request:
-/// healthy units wait half a timeout at most, and an answer up to 1.5 × the timeout late collides with no request.
-pub const QUIET_HALVES: u32 = 3;
-
-/// The unit that timed out is not asked again before this many response timeouts have passed since the request: the
-/// field's slow devices answer up to three timeouts late (issue "a Modbus master that can be trusted").
-const SUSPECT_TIMEOUTS: u32 = 3;
+/// On a serial port, a damaged answer is over when nothing has followed it for this long: USB adapters hand bytes on
+/// every 16 ms (FTDI AN232B-04, latency timer), and the kernel may be busy.
+const FRAME_END: Duration = Duration::from_millis(50);
 
 /// How an exchange ended on a link that is still good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,60 +58,61 @@ pub struct Patience {
     pub response_timeout: Duration,
 }
 
+/// How a link is talked on.
+#[derive(Debug)]
+pub struct Manner {
+    /// How frames are delimited.
+    pub framing: Framing,
+    /// RTU: what separates frames (t3.5).
+    pub silence: Duration,
+    /// RTU: how long after a request its answer may still come; `None`: by the response timeout.
+    pub late_window: Option<Duration>,
+    /// RTU: bytes come as the line carries them, not in a network's time.
+    pub is_serial: bool,
+    /// How the line's silences are waited out.
+    pub pause: Pause,
+}
+
 /// An open link with its framing and what it remembers of earlier exchanges.
 #[derive(Debug)]
 pub struct Wire<S> {
     stream: S,
     framing: Framing,
-    silence: Duration,
+    line: Line,
+    is_serial: bool,
+    pause: Pause,
     transaction: u16,
     buffer: [u8; LONGEST_FRAME],
     filled: usize,
-    /// RTU: no request leaves before.
-    quiet_until: Instant,
-    /// RTU: units whose late answer may still come, and until when. At most one entry per unit id.
-    suspects: Vec<(Request, Instant)>,
-    strays: u64,
+    strays: Strays,
     silent_timeouts: u32,
     silent_since: Option<Instant>,
 }
 
+/// How many stray frames or bursts came, by [`Stray`].
+pub type Strays = [u32; 5];
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    /// A fresh link. `silence` is what separates RTU frames (t3.5).
-    pub fn new(stream: S, framing: Framing, silence: Duration, now: Instant) -> Self {
+    /// A fresh link.
+    pub fn new(stream: S, manner: Manner, now: Instant) -> Self {
         Self {
             stream,
-            framing,
-            silence,
+            framing: manner.framing,
+            line: Line::new(manner.silence, manner.late_window, now),
+            is_serial: manner.is_serial,
+            pause: manner.pause,
             transaction: 0,
             buffer: [0; LONGEST_FRAME],
             filled: 0,
-            quiet_until: now + silence,
-            suspects: Vec::new(),
-            strays: 0,
+            strays: Strays::default(),
             silent_timeouts: 0,
             silent_since: None,
         }
     }
 
-    /// When no answer to anything that was asked here can come any more.
-    pub fn settled_at(&self) -> Instant {
-        self.suspects.iter().map(|(_, until)| *until).fold(self.quiet_until, Instant::max)
-    }
-
-    /// Asks nobody before.
-    pub fn rest_until(&mut self, until: Instant) {
-        self.quiet_until = self.quiet_until.max(until);
-    }
-
-    /// When this unit may be asked again; `None`: at once.
-    pub fn free_at(&self, unit: u8) -> Option<Instant> {
-        self.suspects.iter().find(|(request, _)| request.unit == unit).map(|(_, until)| *until)
-    }
-
-    /// When the line is at rest again.
-    pub fn quiet_until(&self) -> Instant {
-        self.quiet_until
+    /// RTU: when the line may be talked on, and who may be asked when.
+    pub fn line(&mut self) -> &mut Line {
+        &mut self.line
     }
 
     /// Timeouts in a row without a single byte from anybody, and when the first of these requests left.
@@ -122,8 +120,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         (self.silent_timeouts, self.silent_since)
     }
 
-    /// Takes the number of stray frames or bursts since the last call.
-    pub fn take_strays(&mut self) -> u64 {
+    /// Takes what has strayed in since the last call.
+    pub fn take_strays(&mut self) -> Strays {
         std::mem::take(&mut self.strays)
     }
 
@@ -135,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         answer: &mut Vec<u8>,
     ) -> Result<Exchanged, LinkLost> {
         if self.framing == Framing::Rtu {
-            self.rest(request.unit).await?;
+            self.rest(request).await?;
         }
         self.transaction = self.transaction.wrapping_add(1);
         let mut frame = [0; LONGEST_REQUEST];
@@ -147,9 +145,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             .await
             .map_err(|_| LinkLost("the request could not be sent in time".into()))?
             .map_err(lost)?;
-        let reply = self.answer(request, deadline, answer).await?;
+        let ended = self.answer(request, deadline, answer).await?;
         let received = Instant::now();
-        self.settle(request, patience, reply, started, received);
+        self.settle(request, patience, ended, started, received);
+        let reply = match ended {
+            Ended::With(reply) => reply,
+            Ended::Damaged => Reply::Garbled,
+        };
         Ok(Exchanged { reply, started, received })
     }
 
@@ -159,42 +161,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         request: Request,
         deadline: Instant,
         answer: &mut Vec<u8>,
-    ) -> Result<Reply, LinkLost> {
-        let mut heard = self.filled > 0;
+    ) -> Result<Ended, LinkLost> {
+        let mut garbled = false;
         loop {
             match self.framing.scan(request, self.transaction, &self.buffer[..self.filled]) {
                 Scan::Complete { data, used } => {
                     answer.extend_from_slice(&self.buffer[data]);
                     self.consume(used);
-                    return Ok(Reply::Data);
+                    return Ok(Ended::With(Reply::Data));
                 }
                 Scan::Exception { code, used } => {
                     self.consume(used);
-                    return Ok(Reply::Exception(code));
+                    return Ok(Ended::With(Reply::Exception(code)));
                 }
                 Scan::Misfit(used) => {
+                    self.strayed(Stray::Misshapen);
                     self.consume(used);
-                    return Ok(Reply::Garbled);
+                    return Ok(Ended::With(Reply::Garbled));
                 }
-                Scan::Stray(used) => {
-                    self.strays += 1;
+                Scan::Stray { kind, used } => {
+                    self.strayed(kind);
                     self.consume(used);
+                    garbled |=
+                        self.framing == Framing::Rtu && matches!(kind, Stray::Misshapen | Stray::Noise);
                 }
                 Scan::Broken => return Err(LinkLost("the far side does not speak Modbus TCP".into())),
-                Scan::More(_) => match timeout_at(deadline, self.fill()).await {
-                    Ok(read) => {
-                        read?;
-                        heard = true;
-                        self.broke_silence();
+                Scan::More => {
+                    if self.filled == self.buffer.len() {
+                        garbled = true;
+                        self.make_room(request);
                     }
-                    Err(_) => {
-                        return Ok(if heard && self.framing == Framing::Rtu {
-                            Reply::Garbled
-                        } else {
-                            Reply::Timeout
-                        });
+                    let damaged =
+                        self.is_serial && framing::is_damaged_answer(request, &self.buffer[..self.filled]);
+                    let until = if damaged { deadline.min(Instant::now() + FRAME_END) } else { deadline };
+                    match timeout_at(until, self.fill()).await {
+                        Ok(read) => read?,
+                        Err(_) if damaged => return Ok(Ended::Damaged),
+                        Err(_) if self.framing == Framing::Mbap => return Ok(Ended::With(Reply::Timeout)),
+                        Err(_) => {
+                            garbled |= self.filled > 0;
+                            let reply = if garbled { Reply::Garbled } else { Reply::Timeout };
+                            return Ok(Ended::With(reply));
+                        }
                     }
-                },
+                }
             }
         }
     }
@@ -204,33 +214,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         &mut self,
         request: Request,
         patience: Patience,
-        reply: Reply,
+        ended: Ended,
         started: Instant,
         received: Instant,
     ) {
-        if reply == Reply::Timeout {
+        if ended == Ended::With(Reply::Timeout) {
             self.silent_timeouts = self.silent_timeouts.saturating_add(1);
             self.silent_since.get_or_insert(started);
         }
         if self.framing == Framing::Mbap {
             return;
         }
-        self.quiet_until = received + self.silence;
-        if matches!(reply, Reply::Timeout | Reply::Garbled) {
-            self.filled = 0;
-            let late = patience.response_timeout;
-            self.quiet_until = self.quiet_until.max(started + late * QUIET_HALVES / 2 + self.silence);
-            self.suspects.retain(|(other, until)| other.unit != request.unit && *until > received);
-            self.suspects.push((request, started + late * SUSPECT_TIMEOUTS));
+        if matches!(ended, Ended::Damaged | Ended::With(Reply::Timeout | Reply::Garbled)) {
+            self.forget(request);
+        }
+        match ended {
+            // A damaged answer is an answer: none will follow.
+            Ended::Damaged | Ended::With(Reply::Data | Reply::Exception(_)) => {
+                self.line.frame_ended(received)
+            }
+            Ended::With(Reply::Timeout | Reply::Garbled) => {
+                self.line.unanswered(request, started, received, patience.response_timeout);
+            }
         }
     }
 
-    /// RTU: waits, draining, until the line is quiet and this unit owes nothing.
-    async fn rest(&mut self, unit: u8) -> Result<(), LinkLost> {
-        self.drain_ready().await?;
-        let give_up = Instant::now().max(self.target(unit)) + MOST_BABBLE;
+    /// RTU: waits, draining, until the line is quiet and the unit owes nothing.
+    async fn rest(&mut self, request: Request) -> Result<(), LinkLost> {
+        self.drain_ready(request).await?;
+        let give_up = Instant::now().max(self.line.may_ask_at(request.unit)) + MOST_BABBLE;
         loop {
-            let until = self.target(unit);
+            let until = self.line.may_ask_at(request.unit);
             let now = Instant::now();
             if until <= now {
                 break;
@@ -238,50 +252,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             if now >= give_up {
                 return Err(LinkLost("the line never falls quiet".into()));
             }
-            match timeout_at(until.min(give_up), self.fill()).await {
-                Ok(read) => {
+            let Self { stream, buffer, filled, pause, .. } = self;
+            tokio::select! {
+                biased;
+                read = fill(stream, buffer, filled) => {
                     read?;
-                    self.broke_silence();
-                    self.heard_between();
+                    self.heard_between(request);
                 }
-                Err(_) => continue,
+                () = pause.until(until.min(give_up)) => {}
             }
         }
-        self.filled = 0;
+        self.forget(request);
         Ok(())
     }
 
-    /// The moment that `rest` waits for.
-    fn target(&self, unit: u8) -> Instant {
-        self.free_at(unit).map_or(self.quiet_until, |free| free.max(self.quiet_until))
-    }
-
-    /// Bytes came while nobody was asked: noise, or the late answer that frees its unit and the line.
-    fn heard_between(&mut self) {
-        self.strays += 1;
-        let now = Instant::now();
-        let bytes = &self.buffer[..self.filled];
-        let settled = self.suspects.iter().position(|(request, _)| holds_answer(*request, bytes));
-        if let Some(suspect) = settled {
-            self.suspects.swap_remove(suspect);
+    /// Bytes came while nobody was asked: the late answer that frees its unit and the line, or something else.
+    fn heard_between(&mut self, request: Request) {
+        self.broke_silence();
+        if self.line.heard(&self.buffer[..self.filled], Instant::now()) {
+            self.strayed(Stray::Late);
             self.filled = 0;
-            self.quiet_until = now + self.silence;
-        } else {
-            self.quiet_until = self.quiet_until.max(now + self.silence);
-            // Room for what follows; a frame that was cut here is only a late answer that is waited out.
-            if self.filled == self.buffer.len() {
-                self.filled = 0;
-            }
+        } else if self.filled == self.buffer.len() {
+            // Room for what follows; a frame that is cut here is only a late answer that is waited out.
+            self.forget(request);
         }
     }
 
     /// RTU: takes what has arrived since the last exchange, without waiting.
-    async fn drain_ready(&mut self) -> Result<(), LinkLost> {
-        self.filled = 0;
+    async fn drain_ready(&mut self, request: Request) -> Result<(), LinkLost> {
         // Bounded: a port that always has more is caught by `rest`, which then never finds it quiet.
         for _ in 0..8 {
-            let Self { stream, buffer, .. } = self;
-            let mut room = ReadBuf::new(&mut buffer[..]);
+            let Self { stream, buffer, filled, .. } = self;
+            let mut room = ReadBuf::new(&mut buffer[*filled..]);
             let ready = poll_fn(|cx| match Pin::new(&mut *stream).poll_read(cx, &mut room) {
                 Poll::Ready(read) => Poll::Ready(Some(read)),
                 Poll::Pending => Poll::Ready(None),
@@ -293,22 +295,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             if count == 0 {
                 return Err(closed());
             }
-            self.filled = count;
-            self.heard_between();
-            self.filled = 0;
+            self.filled += count;
+            self.heard_between(request);
         }
         Ok(())
     }
 
     /// Reads at least one byte behind those that are there.
     async fn fill(&mut self) -> Result<(), LinkLost> {
-        match self.stream.read(&mut self.buffer[self.filled..]).await.map_err(lost)? {
-            0 => Err(closed()),
-            count => {
-                self.filled += count;
-                Ok(())
-            }
+        fill(&mut self.stream, &mut self.buffer, &mut self.filled).await?;
+        self.broke_silence();
+        Ok(())
+    }
+
+    /// RTU: drops the bytes that are there, and counts what they were.
+    fn forget(&mut self, request: Request) {
+        let mut at = 0;
+        while at < self.filled {
+            let (kind, used) = framing::stray(request, &self.buffer[at..self.filled]);
+            self.strayed(kind);
+            at += used;
         }
+        self.filled = 0;
+    }
+
+    /// RTU: drops what is in front of the answer, in a buffer that is full of something else.
+    fn make_room(&mut self, request: Request) {
+        let used = framing::before_answer(request, &self.buffer[..self.filled]);
+        self.strayed(Stray::Noise);
+        self.consume(used);
+    }
+
+    fn strayed(&mut self, kind: Stray) {
+        self.strays[kind as usize] += 1;
     }
 
     fn broke_silence(&mut self) {
@@ -321,14 +340,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 }
 
-/// Do these bytes end with the complete RTU answer to the request, whatever is in front of it?
-fn holds_answer(request: Request, bytes: &[u8]) -> bool {
-    let mut rest = bytes;
-    loop {
-        match Framing::Rtu.scan(request, 0, rest) {
-            Scan::Stray(used) if used < rest.len() => rest = &rest[used..],
-            Scan::Complete { .. } | Scan::Exception { .. } => return true,
-            _ => return false,
+/// How the wait for an answer ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    With(Reply),
+    /// RTU: with an answer whose CRC is wrong.
+    Damaged,
+}
+
+async fn fill<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffer: &mut [u8],
+    filled: &mut usize,
+) -> Result<(), LinkLost> {
+    match stream.read(&mut buffer[*filled..]).await.map_err(lost)? {
+        0 => Err(closed()),
+        count => {
+            *filled += count;
+            Ok(())
         }
     }
 }

@@ -6,6 +6,9 @@
 //!
 //! Sources: Modbus Application Protocol V1.1b3 (6.1–6.4, 7), MODBUS Messaging on TCP/IP V1.0b (3.1.3), MODBUS over
 //! serial line V1.02 (2.5.1, 6.2).
+//!
+//! RTU bytes that are no answer stay where they are until the answer begins behind them, a whole frame of somebody
+//! else's is recognised, or their room is needed: so that a foreign frame that arrives in pieces is counted as what it is.
 
 use std::ops::Range;
 
@@ -58,23 +61,40 @@ pub enum Scan {
         /// Bytes that the frame takes, from the front.
         used: usize,
     },
-    /// So many bytes belong to no open request: a late answer, a foreign unit, noise.
-    Stray(usize),
+    /// The first bytes belong to no open request.
+    Stray {
+        /// What they are.
+        kind: Stray,
+        /// Bytes that it takes, from the front.
+        used: usize,
+    },
     /// A frame of so many bytes that carries this request's transaction id, but answers something else.
     Misfit(usize),
-    /// At least so many bytes are missing.
-    More(usize),
+    /// Bytes are missing.
+    More,
     /// The frames' borders are lost for good: only a new connection helps.
     Broken,
+}
+
+/// What came that answers no open request. As an index: the order of [`crate::metrics::ConnectionMetrics::strays`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stray {
+    /// The answer to an earlier request.
+    Late,
+    /// The request itself, heard back: a two-wire adapter that echoes.
+    Echo,
+    /// A good frame of a unit that was not asked.
+    Foreign,
+    /// A good frame of the unit that was asked, with another function code or length than was asked for.
+    Misshapen,
+    /// Bytes that make no frame.
+    Noise,
 }
 
 impl Framing {
     /// Writes the request's frame into `out` and gives its length.
     pub fn encode(self, request: Request, transaction: u16, out: &mut [u8; LONGEST_REQUEST]) -> usize {
-        let [address_high, address_low] = request.block.address.to_be_bytes();
-        let [count_high, count_low] = request.block.count.to_be_bytes();
-        let function = request.block.table.read_function();
-        let pdu = [request.unit, function, address_high, address_low, count_high, count_low];
+        let pdu = unit_and_pdu(request);
         match self {
             Self::Mbap => {
                 let [id_high, id_low] = transaction.to_be_bytes();
@@ -100,7 +120,7 @@ impl Framing {
 }
 
 fn scan_mbap(request: Request, transaction: u16, bytes: &[u8]) -> Scan {
-    let Some(header) = bytes.first_chunk::<MBAP>() else { return Scan::More(MBAP - bytes.len()) };
+    let Some(header) = bytes.first_chunk::<MBAP>() else { return Scan::More };
     let protocol = u16::from_be_bytes([header[2], header[3]]);
     let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
     let used = MBAP - 1 + length;
@@ -109,10 +129,13 @@ fn scan_mbap(request: Request, transaction: u16, bytes: &[u8]) -> Scan {
         return Scan::Broken;
     }
     if bytes.len() < used {
-        return Scan::More(used - bytes.len());
+        return Scan::More;
     }
-    if u16::from_be_bytes([header[0], header[1]]) != transaction {
-        return Scan::Stray(used);
+    match transaction.wrapping_sub(u16::from_be_bytes([header[0], header[1]])) {
+        0 => {}
+        // Ids count up: half of their circle lies behind.
+        1..0x8000 => return Scan::Stray { kind: Stray::Late, used },
+        _ => return Scan::Stray { kind: Stray::Foreign, used },
     }
     let function = request.block.table.read_function();
     let expected = request.block.bytes();
@@ -130,18 +153,33 @@ fn scan_mbap(request: Request, transaction: u16, bytes: &[u8]) -> Scan {
 }
 
 fn scan_rtu(request: Request, bytes: &[u8]) -> Scan {
+    // Before anything else: an echo may look like the beginning of an answer.
+    if is_echo(request, bytes) {
+        return Scan::Stray { kind: Stray::Echo, used: RTU_REQUEST };
+    }
     for start in 0..bytes.len() {
         match rtu_frame(request, &bytes[start..]) {
             Frame::No => {}
-            // What is in front of a frame, or of what may become one, is dropped first.
-            _ if start > 0 => return Scan::Stray(start),
+            Frame::Partial if start == 0 => return Scan::More,
+            // It may also lie within a foreign frame that is not whole yet.
+            Frame::Partial => {}
+            // What is in front of the answer goes first.
+            _ if start > 0 => {
+                let (kind, used) = stray(request, &bytes[..start]);
+                return Scan::Stray { kind, used };
+            }
             Frame::Data(data, used) => return Scan::Complete { data, used },
             Frame::Exception(code, used) => return Scan::Exception { code, used },
-            Frame::Partial(missing) => return Scan::More(missing),
         }
     }
-    if bytes.is_empty() { Scan::More(RTU_EXCEPTION) } else { Scan::Stray(bytes.len()) }
+    match stray(request, bytes) {
+        (Stray::Noise, _) => Scan::More,
+        (kind, used) => Scan::Stray { kind, used },
+    }
 }
+
+/// Unit, function, address, count, CRC.
+const RTU_REQUEST: usize = 8;
 
 /// Unit, function, code, CRC.
 const RTU_EXCEPTION: usize = 5;
@@ -149,7 +187,7 @@ const RTU_EXCEPTION: usize = 5;
 enum Frame {
     Data(Range<usize>, usize),
     Exception(u8, usize),
-    Partial(usize),
+    Partial,
     No,
 }
 
@@ -159,7 +197,7 @@ fn rtu_frame(request: Request, bytes: &[u8]) -> Frame {
     let expected = request.block.bytes();
     let refused = match bytes {
         [unit, ..] if *unit != request.unit => return Frame::No,
-        [_] | [] => return Frame::Partial(RTU_EXCEPTION - bytes.len()),
+        [_] | [] => return Frame::Partial,
         [_, answered, ..] => match *answered {
             answered if answered == function => false,
             answered if answered == function | EXCEPTION => true,
@@ -169,14 +207,89 @@ fn rtu_frame(request: Request, bytes: &[u8]) -> Frame {
     if !refused && bytes.get(2).is_some_and(|count| usize::from(*count) != expected) {
         return Frame::No;
     }
-    let length = if refused { RTU_EXCEPTION } else { expected + 5 };
-    let Some(frame) = bytes.get(..length) else { return Frame::Partial(length - bytes.len()) };
-    // The CRC of a frame with its own CRC behind it is 0.
-    match crc(frame) {
-        0 if refused => Frame::Exception(frame[2], length),
-        0 => Frame::Data(3..length - 2, length),
-        _ => Frame::No,
+    let length = if refused { RTU_EXCEPTION } else { rtu_answer_length(request) };
+    let Some(frame) = bytes.get(..length) else { return Frame::Partial };
+    match is_whole(frame) {
+        true if refused => Frame::Exception(frame[2], length),
+        true => Frame::Data(3..length - 2, length),
+        false => Frame::No,
     }
+}
+
+/// Bytes of the RTU answer to a request that is not refused: unit, function, count, data, CRC.
+pub fn rtu_answer_length(request: Request) -> usize {
+    request.block.bytes() + 5
+}
+
+/// How many RTU bytes can go to make room: up to where the answer to the request may begin, at least one.
+pub fn before_answer(request: Request, bytes: &[u8]) -> usize {
+    let may_begin = |start: &usize| matches!(rtu_frame(request, &bytes[*start..]), Frame::Partial);
+    (1..bytes.len()).find(may_begin).unwrap_or(bytes.len())
+}
+
+/// What RTU bytes that are no answer to the request begin with, and how much of them that is.
+pub fn stray(request: Request, bytes: &[u8]) -> (Stray, usize) {
+    let known = |bytes: &[u8]| {
+        if is_echo(request, bytes) {
+            return Some((Stray::Echo, RTU_REQUEST));
+        }
+        let kind = if bytes.first() == Some(&request.unit) { Stray::Misshapen } else { Stray::Foreign };
+        anybodys_frame(bytes).map(|length| (kind, length))
+    };
+    known(bytes).unwrap_or_else(|| {
+        let next = (1..bytes.len()).find(|start| known(&bytes[*start..]).is_some());
+        (Stray::Noise, next.unwrap_or(bytes.len()))
+    })
+}
+
+/// Do these bytes hold the complete RTU answer to the request, whatever is in front of it?
+pub fn holds_answer(request: Request, bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    loop {
+        match scan_rtu(request, rest) {
+            Scan::Stray { used, .. } if used < rest.len() => rest = &rest[used..],
+            Scan::Complete { .. } | Scan::Exception { .. } => return true,
+            _ => return false,
+        }
+    }
+}
+
+/// An answer that has its full length and the right head, but not its CRC: the unit has had its say.
+pub fn is_damaged_answer(request: Request, bytes: &[u8]) -> bool {
+    bytes.len() >= rtu_answer_length(request)
+        && bytes[0] == request.unit
+        && bytes[1] == request.block.table.read_function()
+}
+
+fn is_echo(request: Request, bytes: &[u8]) -> bool {
+    bytes.get(..RTU_REQUEST).is_some_and(|frame| frame[..6] == unit_and_pdu(request) && is_whole(frame))
+}
+
+/// A request without what its framing puts around it.
+fn unit_and_pdu(request: Request) -> [u8; 6] {
+    let [address_high, address_low] = request.block.address.to_be_bytes();
+    let [count_high, count_low] = request.block.count.to_be_bytes();
+    let function = request.block.table.read_function();
+    [request.unit, function, address_high, address_low, count_high, count_low]
+}
+
+/// The length of a whole frame, request or answer, of whatever unit.
+fn anybodys_frame(bytes: &[u8]) -> Option<usize> {
+    let &[_, function, third, ..] = bytes else { return None };
+    let lengths = match function {
+        1..=4 => [usize::from(third) + 5, RTU_REQUEST],
+        5 | 6 | 15 | 16 => [RTU_REQUEST; 2],
+        // Mask write register (6.16).
+        22 => [10; 2],
+        EXCEPTION.. => [RTU_EXCEPTION; 2],
+        _ => return None,
+    };
+    lengths.into_iter().find(|length| bytes.get(..*length).is_some_and(is_whole))
+}
+
+/// The CRC of a frame with its own CRC behind it is 0.
+fn is_whole(frame: &[u8]) -> bool {
+    crc(frame) == 0
 }
 
 /// CRC-16 of an RTU frame; sent low byte first (MODBUS over serial line V1.02, 6.2.2).
@@ -230,15 +343,16 @@ mod tests {
         let good = [0, 9, 0, 0, 0, 7, 1, 3, 4, 0xAA, 0xBB, 0xCC, 0xDD];
         let scan = |bytes: &[u8]| Framing::Mbap.scan(request(1, 0, 2), 9, bytes);
         assert_eq!(scan(&good), Scan::Complete { data: 9..13, used: 13 });
-        assert_eq!(scan(&good[..5]), Scan::More(2));
-        assert_eq!(scan(&good[..12]), Scan::More(1));
+        assert_eq!(scan(&good[..5]), Scan::More);
+        assert_eq!(scan(&good[..12]), Scan::More);
         assert_eq!(scan(&[0, 9, 0, 0, 0, 3, 1, 0x83, 2]), Scan::Exception { code: 2, used: 9 });
         let wrong = |place: usize, value: u8| {
             let mut bytes = good;
             bytes[place] = value;
             scan(&bytes)
         };
-        assert_eq!(wrong(1, 8), Scan::Stray(13));
+        assert_eq!(wrong(1, 8), Scan::Stray { kind: Stray::Late, used: 13 });
+        assert_eq!(wrong(1, 10), Scan::Stray { kind: Stray::Foreign, used: 13 });
         assert_eq!(wrong(3, 1), Scan::Broken);
         assert_eq!(wrong(4, 2), Scan::Broken);
         assert_eq!(wrong(5, 2), Scan::Broken);
@@ -253,32 +367,45 @@ mod tests {
         let answer = rtu(&[1, 3, 4, 0xAA, 0xBB, 0xCC, 0xDD]);
         let mut echo = [0; LONGEST_REQUEST];
         let length = Framing::Rtu.encode(asked, 0, &mut echo);
-        for front in
-            [&[0, 0xFF][..], &echo[..length], &rtu(&[2, 3, 4, 1, 2, 3, 4]), &rtu(&[1, 4, 4, 1, 2, 3, 4])]
-        {
-            let mut bytes = [front, &answer].concat();
-            let mut dropped = 0;
-            let found = loop {
-                match Framing::Rtu.scan(asked, 0, &bytes) {
-                    Scan::Stray(strays) => {
-                        dropped += strays;
-                        bytes.drain(..strays);
-                    }
-                    other => break other,
-                }
-            };
-            assert_eq!((found, dropped), (Scan::Complete { data: 3..7, used: 9 }, front.len()));
+        let foreign = rtu(&[2, 3, 4, 1, 2, 3, 4]);
+        let misshapen = rtu(&[1, 4, 4, 1, 2, 3, 4]);
+        for (kind, front) in [
+            (Stray::Noise, &[0, 0xFF][..]),
+            (Stray::Echo, &echo[..length]),
+            (Stray::Foreign, &foreign),
+            (Stray::Misshapen, &misshapen),
+        ] {
+            let bytes = [front, &answer].concat();
+            assert_eq!(Framing::Rtu.scan(asked, 0, &bytes), Scan::Stray { kind, used: front.len() });
+            let behind = Framing::Rtu.scan(asked, 0, &bytes[front.len()..]);
+            assert_eq!(behind, Scan::Complete { data: 3..7, used: 9 });
+            // In pieces, nothing is dropped before it's known.
+            assert!(holds_answer(asked, &bytes));
+            for end in 1..front.len() {
+                assert_eq!(Framing::Rtu.scan(asked, 0, &bytes[..end]), Scan::More, "{kind:?} {end}");
+            }
         }
+    }
+
+    #[test]
+    fn an_echo_that_looks_like_an_answer_is_an_echo() {
+        // The address's high byte is the answer's byte count.
+        let asked = request(1, 0x0400, 2);
+        let mut echo = [0; LONGEST_REQUEST];
+        let length = Framing::Rtu.encode(asked, 0, &mut echo);
+        let bytes = [&echo[..length], &rtu(&[1, 3, 4, 0xAA, 0xBB, 0xCC, 0xDD])].concat();
+        assert_eq!(Framing::Rtu.scan(asked, 0, &bytes), Scan::Stray { kind: Stray::Echo, used: 8 });
     }
 
     #[test]
     fn an_rtu_answer_with_a_good_crc_and_the_wrong_shape_is_stray() {
         let asked = request(1, 0, 2);
+        let misshapen = |used| Scan::Stray { kind: Stray::Misshapen, used };
         let longer = rtu(&[1, 3, 6, 1, 2, 3, 4, 5, 6]);
-        assert_eq!(Framing::Rtu.scan(asked, 0, &longer), Scan::Stray(longer.len()));
+        assert_eq!(Framing::Rtu.scan(asked, 0, &longer), misshapen(longer.len()));
         assert_eq!(Framing::Rtu.scan(asked, 0, &rtu(&[1, 0x83, 2])), Scan::Exception { code: 2, used: 5 });
-        assert_eq!(Framing::Rtu.scan(asked, 0, &rtu(&[1, 0x84, 2])), Scan::Stray(5));
-        assert_eq!(Framing::Rtu.scan(asked, 0, &[1, 3]), Scan::More(7));
+        assert_eq!(Framing::Rtu.scan(asked, 0, &rtu(&[1, 0x84, 2])), misshapen(5));
+        assert_eq!(Framing::Rtu.scan(asked, 0, &[1, 3]), Scan::More);
     }
 
     proptest! {
@@ -287,11 +414,10 @@ mod tests {
             for framing in [Framing::Mbap, Framing::Rtu] {
                 match framing.scan(request(unit, 0, 3), 7, &bytes) {
                     Scan::Complete { data, used } => prop_assert!(data.len() == 6 && data.end <= used && used <= bytes.len()),
-                    Scan::Exception { used, .. } | Scan::Stray(used) | Scan::Misfit(used) => {
+                    Scan::Exception { used, .. } | Scan::Stray { used, .. } | Scan::Misfit(used) => {
                         prop_assert!(used > 0 && used <= bytes.len());
                     }
-                    Scan::More(missing) => prop_assert!(missing > 0 && missing <= LONGEST_FRAME),
-                    Scan::Broken => {}
+                    Scan::More | Scan::Broken => {}
                 }
             }
         }

@@ -7,6 +7,7 @@ pub mod driver;
 pub mod exchange;
 mod fetch;
 pub mod framing;
+pub mod line;
 pub mod plan;
 pub mod timing;
 pub mod transport;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::config::{Line, Link, ModbusConfig};
-use super::exchange::QUIET_HALVES;
+use super::line::QUIET_HALVES;
 use super::plan::{Block, Exchange};
 use crate::mapping::device::Limits;
 

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_serial::{ClearBuffer, SerialPort, SerialPortBuilderExt, SerialStream};
 
 use super::config::{Line, Link, Parity};
+use crate::drivers::pause::Pause;
 
 /// How long opening may take, name lookup included: several retransmissions of a lost SYN (1 s, 2 s).
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -26,6 +27,11 @@ pub trait Open {
 
     /// Opens the link. Bounded in time; may be dropped at any moment.
     fn open(&mut self, link: &Link) -> impl Future<Output = io::Result<Self::Stream>>;
+
+    /// How the silences of the link are waited out.
+    fn pause(&self, _: &Link) -> Pause {
+        Pause::coarse()
+    }
 }
 
 /// Opens real sockets and ports.
@@ -61,6 +67,13 @@ impl Open for Opener {
             }
         };
         opened.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "not open in time")))
+    }
+
+    fn pause(&self, link: &Link) -> Pause {
+        match link {
+            Link::Tcp { .. } => Pause::coarse(),
+            Link::RtuOverTcp { .. } | Link::Serial { .. } => Pause::fine(),
+        }
     }
 }
 
