@@ -4,7 +4,9 @@
 //!   bus is busy are skipped and counted, never caught up with.
 //! - Of what is due, the earliest deadline (due time + budget) goes first, then the order of the entries.
 //! - A unit that failed [`FAILURES_TO_SICK`] times in a row is sick: its reads are suspended, and one of them is tried
-//!   from time to time, at a bounded share of the bus. The first answer makes it well.
+//!   from time to time, at a bounded share of the bus. The first answer makes it well; one that soon falls sick again
+//!   must answer several times in a row, so that a loose contact does not come and go with every answer.
+//! - A unit that says it is busy is left alone for a while, longer each time.
 //! - Each call costs O(log n); a unit that changes between well and sick costs O(its reads × log n).
 
 use std::collections::BTreeSet;
@@ -25,6 +27,24 @@ pub const LONGEST_PROBE_REST: Duration = Duration::from_secs(20);
 
 /// All sick units together leave this many times of a failed probe's cost between two probes: 10 % of the bus.
 pub const PROBE_SPACING: u32 = 10;
+
+/// A unit that falls sick so soon after it got well has relapsed.
+pub const RELAPSE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Each relapse wants so many more answers in a row before the unit counts as well.
+const ANSWERS_PER_RELAPSE: u32 = 3;
+
+/// More are not asked for: with [`ANSWERED_PROBE_REST`] between them, a unit that is back for good is well within 30 s.
+const MOST_ANSWERS: u32 = 8;
+
+/// A sick unit that has answered, but not often enough, is probed again after this time or its shortest interval.
+const ANSWERED_PROBE_REST: Duration = Duration::from_secs(1);
+
+/// A busy unit is left alone for this long, then for twice as long, and so on.
+pub const BUSY_REST: Duration = Duration::from_millis(500);
+
+/// The longest that a busy unit is left alone.
+pub const LONGEST_BUSY_REST: Duration = Duration::from_secs(16);
 
 /// A read that is wanted once is tried again after this long.
 pub const ONCE_RETRY: Duration = Duration::from_secs(10);
@@ -73,6 +93,8 @@ pub enum Outcome {
     Answered,
     /// The device refused: it is alive, and this read has not succeeded.
     Refused,
+    /// The device is there, and has no time.
+    Busy,
     /// Nobody answered, or nothing that could be understood.
     Failed {
         /// The bus time that it cost.
@@ -129,6 +151,13 @@ struct Unit {
     slots: Vec<usize>,
     failures: u32,
     sick: bool,
+    /// While sick: answers in a row.
+    answers: u32,
+    /// When it got well last, and how often it has fallen sick again soon after.
+    well_since: Option<Instant>,
+    relapses: u32,
+    /// Times in a row that it was busy.
+    busy: u32,
     /// Which slot probes next.
     probe: usize,
     /// No request before.
@@ -179,7 +208,7 @@ impl Schedule {
         self.ready.clear();
         self.probes_from = start;
         for unit in &mut self.units {
-            (unit.failures, unit.sick, unit.held_until) = (0, false, None);
+            (unit.failures, unit.sick, unit.answers, unit.busy, unit.held_until) = (0, false, 0, 0, None);
         }
         for ix in 0..self.slots.len() {
             let slot = &mut self.slots[ix];
@@ -231,34 +260,69 @@ impl Schedule {
             None => slot.due = now + ONCE_RETRY,
         }
         match outcome {
+            Outcome::Failed { cost } => self.failed(unit, entry, now, cost),
             Outcome::Answered | Outcome::Refused => {
-                let was_sick = std::mem::take(&mut self.units[unit].sick);
-                self.units[unit].failures = 0;
-                if was_sick {
-                    self.resume(unit, entry, now);
-                }
-                self.enqueue(entry);
-                was_sick.then_some(Health::Well)
+                self.units[unit].busy = 0;
+                self.answered(unit, entry, now)
             }
-            Outcome::Failed { cost } => {
-                self.units[unit].failures = self.units[unit].failures.saturating_add(1);
-                if self.units[unit].failures < FAILURES_TO_SICK {
-                    self.enqueue(entry);
-                    return None;
-                }
-                let falls = !std::mem::replace(&mut self.units[unit].sick, true);
-                if falls {
-                    self.suspend(unit);
-                }
-                self.plan_probe(unit, now, cost);
-                falls.then_some(Health::Sick)
+            Outcome::Busy => {
+                let busy = &mut self.units[unit].busy;
+                let rest = BUSY_REST.saturating_mul(1 << (*busy).min(8)).min(LONGEST_BUSY_REST);
+                *busy = busy.saturating_add(1);
+                self.hold(entry, now + rest);
+                self.answered(unit, entry, now)
             }
         }
     }
 
+    /// The unit lives.
+    fn answered(&mut self, unit: usize, entry: usize, now: Instant) -> Option<Health> {
+        let known = &mut self.units[unit];
+        known.failures = 0;
+        if !known.sick {
+            self.enqueue(entry);
+            return None;
+        }
+        known.answers += 1;
+        if known.answers < (1 + known.relapses * ANSWERS_PER_RELAPSE).min(MOST_ANSWERS) {
+            let at = now + known.shortest.min(ANSWERED_PROBE_REST);
+            self.probe_at(unit, at);
+            return None;
+        }
+        known.sick = false;
+        known.well_since = Some(now);
+        self.resume(unit, entry, now);
+        self.enqueue(entry);
+        Some(Health::Well)
+    }
+
+    fn failed(&mut self, unit: usize, entry: usize, now: Instant, cost: Duration) -> Option<Health> {
+        let known = &mut self.units[unit];
+        known.failures = known.failures.saturating_add(1);
+        known.answers = 0;
+        if known.failures < FAILURES_TO_SICK && !known.sick {
+            self.enqueue(entry);
+            return None;
+        }
+        let falls = !std::mem::replace(&mut known.sick, true);
+        if falls {
+            let is_relapse = known.well_since.is_some_and(|since| now - since < RELAPSE_WITHIN);
+            known.relapses = if is_relapse { known.relapses.saturating_add(1).min(MOST_ANSWERS) } else { 0 };
+            self.suspend(unit);
+        }
+        self.plan_probe(unit, now, cost);
+        falls.then_some(Health::Sick)
+    }
+
     /// No request to this entry's unit before `until`: it rests, or its late answer may still come.
     pub fn hold(&mut self, entry: usize, until: Instant) {
-        self.units[self.slots[entry].unit].held_until = Some(until);
+        let held_until = &mut self.units[self.slots[entry].unit].held_until;
+        *held_until = (*held_until).max(Some(until));
+    }
+
+    /// Is this entry's unit sick?
+    pub fn is_sick(&self, entry: usize) -> bool {
+        self.units[self.slots[entry].unit].sick
     }
 
     /// Has no unit answered its last request?
@@ -298,13 +362,18 @@ impl Schedule {
         }
     }
 
-    /// The reads of a sick unit take turns: one that always fails must not hide that the others would not.
+    /// Plans a probe after one that failed: all probes together leave the bus its share.
     fn plan_probe(&mut self, unit: usize, now: Instant, cost: Duration) {
-        let sick = &mut self.units[unit];
-        let shortest = sick.shortest.min(LONGEST_PROBE_REST);
+        let shortest = self.units[unit].shortest;
         let at = now + (cost * PROBE_REST).clamp(shortest, LONGEST_PROBE_REST);
         let at = at.max(self.probes_from);
         self.probes_from = at + cost * PROBE_SPACING;
+        self.probe_at(unit, at);
+    }
+
+    /// The reads of a sick unit take turns: one that always fails must not hide that the others would not.
+    fn probe_at(&mut self, unit: usize, at: Instant) {
+        let sick = &mut self.units[unit];
         for _ in 0..sick.slots.len() {
             sick.probe = (sick.probe + 1) % sick.slots.len();
             if !self.slots[sick.slots[sick.probe]].finished {
@@ -343,6 +412,10 @@ impl Unit {
             slots: Vec::new(),
             failures: 0,
             sick: false,
+            answers: 0,
+            well_since: None,
+            relapses: 0,
+            busy: 0,
             probe: 0,
             held_until: None,
             shortest: LONGEST_PROBE_REST,

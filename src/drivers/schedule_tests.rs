@@ -140,6 +140,46 @@ fn a_sick_unit_is_suspended_probed_and_well_at_its_first_answer() {
 }
 
 #[test]
+fn a_loose_contact_does_not_flap() {
+    let start = Instant::now();
+    let mut schedule = Schedule::new([entry(1, 1000, 1000)], 0, start);
+    let (mut now, mut changes, mut random) = (start, 0, 1u64);
+    while now < start + ms(3_600_000) {
+        match schedule.next(now) {
+            Next::Due { entry, .. } => {
+                now += ms(20);
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let answers = (random >> 33) % 100 < 60;
+                let outcome = if answers { Outcome::Answered } else { Outcome::Failed { cost: ms(300) } };
+                changes += u32::from(schedule.done(entry, now, outcome).is_some());
+            }
+            Next::At(at) => now = at,
+            Next::Never => unreachable!("an interval never ends"),
+        }
+    }
+    // Six of ten requests are answered, for an hour; each change at the first answer would make some 200.
+    assert!(changes < 40, "{changes}");
+    // And once the contact holds, the unit is back within 30 s.
+    let runs = simulate(&mut schedule, now, ms(60_000), |_, _| answered(20));
+    assert!(runs.iter().filter(|run| run.0 > ms(30_000)).count() >= 29);
+}
+
+#[test]
+fn a_busy_unit_is_left_alone_longer_each_time() {
+    let start = Instant::now();
+    let mut schedule = Schedule::new([entry(1, 100, 100), entry(2, 100, 100)], 0, start);
+    let runs = simulate(&mut schedule, start, ms(60_000), |entry, at| {
+        if entry.unit == 1 && at < ms(40_000) { (ms(5), Outcome::Busy) } else { answered(5) }
+    });
+    let asked: Vec<_> = runs.iter().filter(|run| run.1 == 0).map(|run| run.0).collect();
+    let rests: Vec<_> = asked.windows(2).take(7).map(|pair| (pair[1] - pair[0]).as_millis() / 100).collect();
+    assert_eq!(rests, [5, 10, 20, 40, 80, 160, 160]);
+    let after = asked.iter().filter(|at| **at > ms(56_000)).count();
+    assert!(after >= 39, "{after}");
+    assert!(runs.iter().filter(|run| run.1 == 1).count() >= 599, "the other unit goes on");
+}
+
+#[test]
 fn refusals_are_answers() {
     let start = Instant::now();
     let mut schedule = Schedule::new([entry(1, 100, 100)], 0, start);

@@ -37,6 +37,9 @@ const FALLEN_UNITS: usize = 3;
 /// gateway lives, the device behind it doesn't.
 const GATEWAY_EXCEPTIONS: [u8; 2] = [0x0A, 0x0B];
 
+/// Acknowledge (a long command is being executed), server device busy (section 7): ask again later.
+const BUSY_EXCEPTIONS: [u8; 2] = [0x05, 0x06];
+
 /// The driver of one Modbus connection.
 pub struct ModbusDriver<O: Open = Opener> {
     config: ModbusConfig,
@@ -210,6 +213,7 @@ impl<O: Open> ModbusDriver<O> {
         let quiet_until = line.map_or(fetched.received, |line| line.quiet_until());
         let outcome = match fetched.result {
             Ok(()) => Outcome::Answered,
+            Err(Cause::Exception(code)) if BUSY_EXCEPTIONS.contains(&code) => Outcome::Busy,
             Err(Cause::Exception(code)) if !GATEWAY_EXCEPTIONS.contains(&code) => Outcome::Refused,
             Err(_) => Outcome::Failed {
                 cost: quiet_until.max(fetched.received).saturating_duration_since(fetched.began),
@@ -225,7 +229,9 @@ impl<O: Open> ModbusDriver<O> {
             (Outcome::Failed { .. }, Err(cause)) if health == Some(Health::Sick) => {
                 self.unit_is(unit, DeviceState::Offline(cause));
             }
-            (Outcome::Answered | Outcome::Refused, _) => self.unit_is(unit, DeviceState::Online),
+            // A sick unit is back when the schedule says so, not at each answer of a loose contact.
+            (Outcome::Failed { .. }, _) => {}
+            _ if !self.schedule.is_sick(due.entry) => self.unit_is(unit, DeviceState::Online),
             _ => {}
         }
     }

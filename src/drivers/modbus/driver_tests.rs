@@ -273,17 +273,30 @@ async fn a_unit_that_returns_is_seen_within_half_a_minute_and_told_once() {
 #[tokio::test(start_paused = true)]
 async fn gateway_exceptions_mean_that_the_device_is_away_and_others_that_it_is_there() {
     let plant = Plant::default();
-    plant.set(|state| state.refusing = HashMap::from([(1, 0x0B), (2, 6), (3, 2)]));
+    plant.set(|state| state.refusing = HashMap::from([(1, 0x0B), (2, 4), (3, 2)]));
     let mut running = start(&plant, tcp(), (1..=3).map(|unit| device(unit, ms(100))).collect());
     let told = running.after(ms(5000)).await;
     assert!(told.contains(&Told::Offline(1, Cause::Exception(0x0B))));
     assert!(!told.contains(&Told::Online(1)));
-    for (unit, code) in [(2, 6), (3, 2)] {
+    for (unit, code) in [(2, 4), (3, 2)] {
         assert!(told.contains(&Told::Online(unit)));
         let bad = told.iter().filter(|told| **told == Told::Bad(unit, 0, Cause::Exception(code))).count();
         assert!(bad > 40, "{bad}");
     }
     assert_eq!(running.connection.connects.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_unit_is_there_and_is_asked_less_often() {
+    let plant = Plant::default();
+    plant.set(|state| state.refusing = HashMap::from([(1, 6)]));
+    let mut running = start(&plant, tcp(), (1..=2).map(|unit| device(unit, ms(100))).collect());
+    let told = running.after(ms(10_000)).await;
+    assert!(told.contains(&Told::Online(1)) && !told.contains(&Told::Offline(1, Cause::Exception(6))));
+    let asked = plant.requests_to(1).len();
+    assert!((4..=7).contains(&asked), "{asked}");
+    plant.set(|state| state.refusing.clear());
+    assert!(values_of(&running.after(ms(18_000)).await, 1) > 10);
 }
 
 #[tokio::test(start_paused = true)]
