@@ -115,6 +115,34 @@ fn upper_micros(bucket: usize) -> u64 {
     (1u64 << octave) + ((step as u64 + 1) << (octave - 2))
 }
 
+/// What a connection's bus time is spent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusUse {
+    /// Reads that were answered, if only by a refusal.
+    Poll,
+    /// Reads that were repeated at once: a value was torn, an answer damaged, or the link had dropped.
+    Retry,
+    /// Waiting for answers that did not come, and the line's rest after that.
+    Timeout,
+    /// Asking a unit that is away whether it is back.
+    Probe,
+}
+
+impl BusUse {
+    /// All uses, in the order of [`DeviceMetrics::bus_micros`].
+    pub const ALL: [Self; 4] = [Self::Poll, Self::Retry, Self::Timeout, Self::Probe];
+
+    /// The use's name in metrics and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Poll => "polls",
+            Self::Retry => "retries",
+            Self::Timeout => "timeouts",
+            Self::Probe => "probes",
+        }
+    }
+}
+
 /// What is counted of one device.
 #[derive(Debug, Default)]
 pub struct DeviceMetrics {
@@ -128,6 +156,12 @@ pub struct DeviceMetrics {
     pub exceptions: Counter,
     /// Answers that were dropped because their shape was wrong: late, foreign, bad CRC, wrong length.
     pub garbled: Counter,
+    /// Microseconds that this device kept its bus busy, by [`BusUse`], the silence after each exchange included.
+    pub bus_micros: [Counter; 4],
+    /// Microseconds that its answered reads were planned to take.
+    pub planned_micros: Counter,
+    /// 0: nobody knows; 1: it answers; 2: it does not.
+    pub state: Gauge,
     /// Due times that passed without a request because the bus was still busy.
     pub missed_ticks: Counter,
     /// Values that were bad.
@@ -162,6 +196,11 @@ impl DeviceMetrics {
         self.total.record(spent.total());
     }
 
+    /// Counts bus time.
+    pub fn spent_on_bus(&self, what: BusUse, took: Duration) {
+        self.bus_micros[what as usize].add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+
     /// Counts a missed budget.
     pub fn violated(&self, stage: Stage) {
         self.violations[stage as usize].inc();
@@ -185,8 +224,6 @@ pub struct ConnectionMetrics {
     /// Frames or bursts of bytes that answered no open request: late answers, echoes, frames of units that were not
     /// asked, frames of the wrong shape, noise.
     pub strays: [Counter; 5],
-    /// Microseconds that exchanges kept the bus busy.
-    pub busy_micros: Counter,
     /// Restarts of the driver after a panic.
     pub restarts: Counter,
 }

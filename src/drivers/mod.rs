@@ -14,6 +14,7 @@ use crate::metrics::{ConnectionMetrics, DeviceMetrics};
 pub mod backoff;
 pub mod fit;
 pub mod modbus;
+pub mod pace;
 pub mod pause;
 pub mod schedule;
 pub mod session;

@@ -185,6 +185,7 @@ impl<D: Driver> Session<D> {
         }
         self.known[device] = Some(state);
         let plan = self.driver.devices()[device].clone();
+        plan.metrics.state.set(if state == DeviceState::Online { 1 } else { 2 });
         match state {
             DeviceState::Online => tracing::info!(device = %plan.device.name, "device online"),
             DeviceState::Offline(cause) => {

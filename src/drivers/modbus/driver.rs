@@ -19,11 +19,12 @@ use super::framing::Framing;
 use super::plan::Exchange;
 use super::timing;
 use super::transport::{Open, Opener};
+use crate::drivers::pace::{Change, Pace};
 use crate::drivers::schedule::{Entry, Health, Next, Outcome, Schedule};
 use crate::drivers::{Driver, LinkLost};
 use crate::mapping::batch::{Batch, DeviceState};
 use crate::mapping::device::DevicePlan;
-use crate::metrics::{ConnectionMetrics, DeviceMetrics};
+use crate::metrics::{BusUse, ConnectionMetrics, DeviceMetrics};
 use crate::model::time::Stamp;
 use crate::model::value::Cause;
 
@@ -47,6 +48,7 @@ pub struct ModbusDriver<O: Open = Opener> {
     wire: Option<Wire<O::Stream>>,
     devices: Vec<Arc<DevicePlan>>,
     exchanges: Vec<Vec<Exchange>>,
+    paces: Vec<Pace>,
     schedule: Schedule,
     /// By unit id: does it answer? `None`: not known since the link came up.
     online: Box<[Option<bool>; 256]>,
@@ -105,6 +107,7 @@ impl<O: Open> ModbusDriver<O> {
             config: plan.config,
             opener,
             wire: None,
+            paces: devices.iter().map(|_| Pace::default()).collect(),
             devices,
             exchanges,
             schedule: Schedule::new(entries, seed_of(name), Instant::now()),
@@ -200,8 +203,6 @@ impl<O: Open> ModbusDriver<O> {
     fn account(&mut self, due: Due, device: usize, fetched: &Fetched) {
         let plan = &self.devices[device];
         let (metrics, unit) = (&plan.metrics, plan.device.unit);
-        let spent = fetched.received.saturating_duration_since(fetched.began);
-        self.metrics.busy_micros.add(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX));
         match fetched.result {
             Ok(()) => metrics.answered.inc(),
             Err(Cause::Exception(_)) => metrics.exceptions.inc(),
@@ -211,14 +212,19 @@ impl<O: Open> ModbusDriver<O> {
         let line = self.wire.as_mut().map(Wire::line);
         let free = line.as_ref().and_then(|line| line.free_at(unit));
         let quiet_until = line.map_or(fetched.received, |line| line.quiet_until());
+        let spent = quiet_until.max(fetched.received).saturating_duration_since(fetched.began);
         let outcome = match fetched.result {
             Ok(()) => Outcome::Answered,
             Err(Cause::Exception(code)) if BUSY_EXCEPTIONS.contains(&code) => Outcome::Busy,
             Err(Cause::Exception(code)) if !GATEWAY_EXCEPTIONS.contains(&code) => Outcome::Refused,
-            Err(_) => Outcome::Failed {
-                cost: quiet_until.max(fetched.received).saturating_duration_since(fetched.began),
-            },
+            Err(_) => Outcome::Failed { cost: spent },
         };
+        let what = match outcome {
+            _ if self.schedule.is_sick(due.entry) => BusUse::Probe,
+            Outcome::Failed { .. } => BusUse::Timeout,
+            _ => BusUse::Poll,
+        };
+        metrics.spent_on_bus(what, spent);
         let health = self.schedule.done(due.entry, fetched.received, outcome);
         let rest = plan.device.limits.delay_between_requests;
         let rested = (!rest.is_zero()).then(|| fetched.received + rest);
@@ -233,6 +239,22 @@ impl<O: Open> ModbusDriver<O> {
             (Outcome::Failed { .. }, _) => {}
             _ if !self.schedule.is_sick(due.entry) => self.unit_is(unit, DeviceState::Online),
             _ => {}
+        }
+    }
+
+    /// Compares an answered read with its plan.
+    fn note_pace(&mut self, device: usize, read: usize, fetched: &Fetched) {
+        if fetched.result.is_err() {
+            return;
+        }
+        let plan = &self.devices[device];
+        let exchange = &self.exchanges[device][read];
+        let planned = timing::exchange_time(&self.config, &plan.device.limits, exchange);
+        plan.metrics.planned_micros.add(u64::try_from(planned.as_micros()).unwrap_or(u64::MAX));
+        let measured = fetched.received.saturating_duration_since(fetched.began);
+        if let Some(Change { is_slow, planned, measured }) = self.paces[device].note(planned, measured) {
+            let text = if is_slow { "answers slower than planned" } else { "answers as planned again" };
+            tracing::info!(device = %plan.device.name, ?planned, ?measured, "{text}");
         }
     }
 
@@ -317,6 +339,7 @@ impl<O: Open> Driver for ModbusDriver<O> {
         let fetched = self.fetch(device, read).await?;
         self.note_silence(unit);
         self.account(due, device, &fetched);
+        self.note_pace(device, read, &fetched);
         if self.is_half_open(&fetched) {
             return Err(LinkLost("nobody answers".into()));
         }
