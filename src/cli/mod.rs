@@ -37,6 +37,7 @@ macro_rules! errln {
 
 mod check;
 mod demo;
+mod explain;
 mod live;
 mod logging;
 mod plan;
@@ -92,6 +93,13 @@ enum Command {
     Plan(PlanArgs),
     /// Read devices once and print their values
     Read(ReadArgs),
+    /// Ask a running gateway why values are late, bad or missing, and who spends its buses
+    ///
+    /// Answers through the gateway's local socket: as the user that runs it, or as root.
+    #[command(
+        after_help = "Examples:\n  taktbus explain           everything\n  taktbus explain oven1     one device\n  taktbus explain meters    one connection with all its devices"
+    )]
+    Explain(ExplainArgs),
     /// Print the JSON Schema of site files or profiles, for editors
     Schema {
         /// Which file
@@ -117,6 +125,23 @@ struct RunArgs {
     /// End by itself after this time, for instance 10s or 5m
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     lasting: Option<Duration>,
+    /// Answer `taktbus explain` on this local socket [default: $RUNTIME_DIRECTORY/control, or
+    /// $XDG_RUNTIME_DIR/taktbus/control; none of them set: no socket]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    /// Only this device, or this connection
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// The gateway's socket, where it was given to `run` [default: that of the service, or of this user's `run`]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// For programs
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -209,6 +234,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Run(args) => block_on(run::run(args)),
         Command::Read(args) => block_on(read::read(args)),
         Command::Demo(args) => block_on(demo::demo(args)),
+        Command::Explain(args) => block_on(explain::explain(args)),
     }
 }
 

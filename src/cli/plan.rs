@@ -9,7 +9,6 @@ use serde_json::json;
 use super::summary::short;
 use super::table::Table;
 use super::{Outcome, PlanArgs, site};
-use crate::drivers::Plan;
 use crate::mapping::device::{Device, Every, Read};
 use crate::runtime::gateway::Connection;
 
@@ -36,7 +35,6 @@ fn published<'a>(device: &'a Device, read: &'a Read) -> impl Iterator<Item = &'a
 
 fn as_text(connection: &Connection, by_point: bool) -> String {
     let plan = &connection.plan;
-    let Plan::Modbus(modbus) = plan;
     let fit = plan.fit();
     let what = if by_point { "point" } else { ">points" };
     let mut table = Table::new(&["device", what, "every", ">worst age", ">budget", ">takes", "request"]);
@@ -64,16 +62,11 @@ fn as_text(connection: &Connection, by_point: bool) -> String {
     }
     let (load, dead) = (percent(fit.load), percent(fit.load_with_a_dead_unit));
     let name = &connection.metrics.name;
-    format!(
-        "{name}: {}, {load} busy, {dead} with its slowest unit dead\n{}\n",
-        modbus.config.link,
-        table.render()
-    )
+    format!("{name}: {}, {load} busy, {dead} with its slowest unit dead\n{}\n", plan.link(), table.render())
 }
 
 fn as_json(connection: &Connection) -> serde_json::Value {
     let plan = &connection.plan;
-    let Plan::Modbus(modbus) = plan;
     let fit = plan.fit();
     let devices: BTreeMap<usize, (&Device, &[Read])> = plan.devices().enumerate().collect();
     let reads: Vec<_> = fit
@@ -96,7 +89,7 @@ fn as_json(connection: &Connection) -> serde_json::Value {
         .collect();
     json!({
         "connection": &*connection.metrics.name,
-        "link": modbus.config.link.to_string(),
+        "link": plan.link(),
         "load": fit.load,
         "load_with_a_dead_unit": fit.load_with_a_dead_unit,
         "fits": fit.fits,

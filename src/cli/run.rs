@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Outcome, RunArgs, site, summary};
+use crate::runtime::control;
 use crate::runtime::limits::raise_open_files;
 
 pub async fn run(args: RunArgs) -> Result<Outcome> {
@@ -15,6 +16,7 @@ pub async fn run(args: RunArgs) -> Result<Outcome> {
         Ok(gateway) => gateway,
         Err(outcome) => return Ok(outcome),
     };
+    let gateway = gateway.with_control(args.control.or_else(control::default_path));
     raise_open_files();
     let stop = stop_on_signals(args.lasting)?;
     let metrics = gateway.metrics();

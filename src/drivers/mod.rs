@@ -62,6 +62,12 @@ impl Plan {
         plan.devices.iter().map(|planned| (&planned.device, &*planned.reads))
     }
 
+    /// What the connection talks through, in words: `tcp 10.0.0.1:502`.
+    pub fn link(&self) -> String {
+        let Self::Modbus(plan) = self;
+        plan.config.link.to_string()
+    }
+
     /// What a read exchanges on the wire, in words: `FC4 unit 1: input 0..9 (10)`.
     pub fn describe(&self, device: usize, read: usize) -> String {
         let Self::Modbus(plan) = self;

@@ -2,14 +2,18 @@
 //!
 //! Stopping goes with the stream: first the sessions, then the pipeline, then the forwarders, which drain.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::control::Control;
+use super::explain::{ExplainedConnection, ExplainedDevice, Explainer};
 use super::supervisor::{keep, panic_text};
 use crate::config::plan::{self as config, Protocol, Route, SinkConfig, Site};
 use crate::drivers::Plan;
@@ -38,6 +42,7 @@ pub struct Gateway {
     connections: Vec<Connection>,
     routes: Vec<Route>,
     metrics: Arc<Metrics>,
+    control: Option<PathBuf>,
 }
 
 /// A connection, planned, with what counts it.
@@ -107,7 +112,12 @@ impl Gateway {
         // second happen, and a clock that was wrong at the last start does not hit the same one again.
         let epoch = u64::try_from(Stamp::now().unix_millis()).unwrap_or(0);
         let identity = Identity { site: site.name.into(), epoch };
-        Ok(Self { identity, connections, routes: site.routes, metrics: Arc::new(metrics) })
+        Ok(Self { identity, connections, routes: site.routes, metrics: Arc::new(metrics), control: None })
+    }
+
+    /// Answers questions on a local socket at this path while it runs.
+    pub fn with_control(self, path: Option<PathBuf>) -> Self {
+        Self { control: path, ..self }
     }
 
     /// Where everything is counted.
@@ -124,6 +134,7 @@ impl Gateway {
     pub async fn run(self, stop: CancellationToken) -> Result<(), Failed> {
         let devices = self.metrics.devices.len();
         tracing::info!(site = %self.identity.site, devices, connections = self.connections.len(), routes = self.routes.len(), "starting");
+        let _control = self.start_control();
         let (mut forwarders, stop_forwarders, inputs) = self.start_forwarders();
         let (events, received) = mpsc::channel(EVENTS);
         let mut pipeline = tokio::spawn(pipeline::run(self.identity.clone(), inputs, received));
@@ -158,6 +169,39 @@ impl Gateway {
             }
         }
         failure.map_or(Ok(()), Err)
+    }
+
+    /// The gateway works without its socket: it's for those who ask.
+    fn start_control(&self) -> Option<AbortOnDropHandle<()>> {
+        let path = self.control.as_ref()?;
+        let control = Control::bind(path)
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "`taktbus explain` can't ask this gateway"))
+            .ok()?;
+        Some(AbortOnDropHandle::new(tokio::spawn(control.serve(Arc::new(self.explainer())))))
+    }
+
+    fn explainer(&self) -> Explainer {
+        let connections = self.connections.iter().map(|connection| {
+            let devices = connection.plan.devices().zip(&connection.devices);
+            ExplainedConnection {
+                link: connection.plan.link(),
+                planned_load: connection.plan.fit().load,
+                metrics: connection.metrics.clone(),
+                devices: devices
+                    .map(|((device, _), metrics)| ExplainedDevice {
+                        unit: device.unit,
+                        budget: device.budget,
+                        metrics: metrics.clone(),
+                    })
+                    .collect(),
+            }
+        });
+        Explainer {
+            site: self.identity.site.clone(),
+            started: Instant::now(),
+            connections: connections.collect(),
+            metrics: self.metrics.clone(),
+        }
     }
 
     fn start_sessions(self, events: mpsc::Sender<Event>, stop: &CancellationToken) -> JoinSet<()> {

@@ -1,5 +1,7 @@
 //! Starts, watches and stops tasks: the only module that spawns long-lived ones.
 
+pub mod control;
+pub mod explain;
 pub mod gateway;
 pub mod limits;
 pub mod supervisor;

@@ -1,0 +1,156 @@
+//! The local socket through which a running gateway is asked: one line in, one JSON line out.
+//!
+//! - Only the user that runs the gateway (and root) may connect: the socket's mode is 0600.
+//! - A question has at most [`LONGEST_QUESTION`] bytes and [`PATIENCE`]; at most [`AT_ONCE`] are answered at once, the
+//!   others wait in the kernel's queue.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::explain::Explainer;
+
+/// The longest question in bytes; a longer one is cut, and then not understood.
+const LONGEST_QUESTION: u64 = 512;
+/// How long asking and answering may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many questions are answered at once.
+const AT_ONCE: usize = 4;
+
+/// The file's name below a runtime directory.
+const NAME: &str = "control";
+
+/// Where the socket is when nobody says: below what systemd gives a service (`RuntimeDirectory=`), or below the user's
+/// own runtime directory (XDG Base Directory Specification).
+pub fn default_path() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let own = || folder("XDG_RUNTIME_DIR").map(|user| user.join("taktbus"));
+    folder("RUNTIME_DIRECTORY").or_else(own).map(|folder| folder.join(NAME))
+}
+
+/// A socket that is listened on. Its file goes when it's dropped.
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Control {
+    /// Listens. What a killed gateway has left is replaced; the socket of a living one is not (`AddrInUse`), nor is
+    /// any other kind of file.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        if let Ok(found) = std::fs::symlink_metadata(path) {
+            let is_left_over = found.file_type().is_socket()
+                && std::os::unix::net::UnixStream::connect(path)
+                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+            if !is_left_over {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            std::fs::remove_file(path)?;
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// Answers until it's dropped.
+    pub async fn serve(self, explainer: Arc<Explainer>) {
+        let mut answering = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept(), if answering.len() < AT_ONCE => match accepted {
+                    Ok((stream, _)) => {
+                        let explainer = explainer.clone();
+                        answering.spawn(async move { timeout(PATIENCE, answer(stream, &explainer)).await });
+                    }
+                    // Out of descriptors, for instance: not at full speed.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                },
+                Some(_) = answering.join_next() => {}
+            }
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn answer(stream: UnixStream, explainer: &Explainer) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut question = String::new();
+    BufReader::new(read.take(LONGEST_QUESTION)).read_line(&mut question).await?;
+    let mut text = reply(question.trim_end(), explainer).to_string();
+    text.push('\n');
+    write.write_all(text.as_bytes()).await
+}
+
+fn reply(question: &str, explainer: &Explainer) -> Value {
+    let name = match question.split_once(' ') {
+        Some(("explain", name)) => Some(name),
+        None if question == "explain" => None,
+        _ => return json!({"error": "the question is not understood; this is taktbus' control socket"}),
+    };
+    explainer.explain(name).unwrap_or_else(|known| {
+        let name = name.unwrap_or_default();
+        json!({"error": format!("no device or connection '{name}'; it has: {}", known.join(", "))})
+    })
+}
+
+/// Asks a running gateway; its JSON line.
+pub async fn ask(path: &Path, question: &str) -> io::Result<Value> {
+    let asking = async {
+        let mut stream = UnixStream::connect(path).await?;
+        stream.write_all(format!("{question}\n").as_bytes()).await?;
+        let mut text = String::new();
+        BufReader::new(stream).read_line(&mut text).await?;
+        serde_json::from_str(&text).map_err(io::Error::other)
+    };
+    timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::Instant;
+
+    fn explainer() -> Arc<Explainer> {
+        let (connections, metrics) = (Vec::new(), Arc::default());
+        Arc::new(Explainer { site: "bakery".into(), started: Instant::now(), connections, metrics })
+    }
+
+    #[tokio::test]
+    async fn a_question_is_answered_and_the_socket_is_private() {
+        let folder = std::env::temp_dir().join(format!("taktbus-control-{}", std::process::id()));
+        let path = folder.join("run").join("control");
+        let control = Control::bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(Control::bind(&path).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse));
+        let serving = tokio::spawn(control.serve(explainer()));
+        assert_eq!(ask(&path, "explain").await.unwrap()["site"], "bakery");
+        assert!(ask(&path, "explain fan").await.unwrap()["error"].as_str().unwrap().contains("fan"));
+        assert!(ask(&path, "shutdown").await.unwrap()["error"].is_string());
+        serving.abort();
+        let _ = serving.await;
+        assert!(!path.exists());
+        // What a killed gateway leaves is replaced.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        drop(Control::bind(&path).unwrap());
+        // Another kind of file is not.
+        std::fs::write(&path, "precious").unwrap();
+        assert!(Control::bind(&path).is_err());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

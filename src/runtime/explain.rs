@@ -1,0 +1,317 @@
+//! Why is a value late, bad or missing? The account of a running gateway as JSON, with sentences for people. Pure but for
+//! reading metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::budget::{Budget, Stage};
+use crate::metrics::{BusUse, ConnectionMetrics, Counter, DeviceMetrics, Histogram, Metrics};
+
+/// The kinds of strays, in the order of [`ConnectionMetrics::strays`].
+const STRAYS: [&str; 5] = ["late", "echo", "foreign", "misshapen", "noise"];
+
+/// A bus that is busier than this makes what is due wait.
+const CROWDED: f64 = 0.9;
+
+/// What is known of a running gateway besides its metrics.
+pub struct Explainer {
+    /// The site's name.
+    pub site: Arc<str>,
+    /// When it was started.
+    pub started: Instant,
+    /// Its connections, in the order of the site file.
+    pub connections: Vec<ExplainedConnection>,
+    /// Everything that is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// One connection.
+pub struct ExplainedConnection {
+    /// What it talks through, for people.
+    pub link: String,
+    /// The share of the time that its bus was planned to be busy.
+    pub planned_load: f64,
+    /// Its own numbers.
+    pub metrics: Arc<ConnectionMetrics>,
+    /// Its devices.
+    pub devices: Vec<ExplainedDevice>,
+}
+
+/// One device.
+pub struct ExplainedDevice {
+    /// Unit id.
+    pub unit: u8,
+    /// How late its values may be.
+    pub budget: Budget,
+    /// Its numbers.
+    pub metrics: Arc<DeviceMetrics>,
+}
+
+impl Explainer {
+    /// Explains everything, or what the device or connection of this name is about. `Err`: there is none; the names.
+    pub fn explain(&self, name: Option<&str>) -> Result<Value, Vec<&str>> {
+        let up = self.started.elapsed();
+        let wanted = |connection: &ExplainedConnection, device: &ExplainedDevice| {
+            name.is_none_or(|name| *device.metrics.name == *name || *connection.metrics.name == *name)
+        };
+        let connections: Vec<Value> = self
+            .connections
+            .iter()
+            .filter_map(|connection| {
+                let devices = connection.devices.iter().filter(|device| wanted(connection, device));
+                let devices: Vec<Value> = devices.map(|device| connection.device(device, up)).collect();
+                (!devices.is_empty()).then(|| connection.json(up, devices))
+            })
+            .collect();
+        if connections.is_empty() && name.is_some() {
+            return Err(self
+                .connections
+                .iter()
+                .flat_map(|connection| connection.devices.iter().map(|device| &*device.metrics.name))
+                .collect());
+        }
+        let routes: Vec<Value> = self
+            .metrics
+            .routes
+            .iter()
+            .map(|route| {
+                json!({
+                    "route": &*route.name,
+                    "up": route.up.get() == 1,
+                    "queued": route.queued.get(),
+                    "in_flight": route.in_flight.get(),
+                    "backlog": route.backlog.get(),
+                    "redelivered": route.redelivered.get(),
+                })
+            })
+            .collect();
+        let site = &*self.site;
+        Ok(json!({"site": site, "up_ms": millis(up), "connections": connections, "routes": routes}))
+    }
+}
+
+impl ExplainedConnection {
+    fn json(&self, up: Duration, devices: Vec<Value>) -> Value {
+        let strays = STRAYS.iter().zip(&self.metrics.strays);
+        let strays: serde_json::Map<_, _> =
+            strays.map(|(kind, count)| (kind.to_string(), count.get().into())).collect();
+        json!({
+            "connection": &*self.metrics.name,
+            "link": self.link,
+            "up": self.metrics.up.get() == 1,
+            "connects": self.metrics.connects.get(),
+            "restarts": self.metrics.restarts.get(),
+            "bus": self.bus(up),
+            "planned_load": self.planned_load,
+            "strays": strays,
+            "devices": devices,
+        })
+    }
+
+    /// The shares of the time that the bus was busy, by use.
+    fn bus(&self, up: Duration) -> Value {
+        let of = |what| self.devices.iter().map(|device| share(&device.metrics, what, up)).sum();
+        uses(of)
+    }
+
+    fn busy(&self, up: Duration) -> f64 {
+        let of = |device: &ExplainedDevice| {
+            BusUse::ALL.map(|what| share(&device.metrics, what, up)).iter().sum::<f64>()
+        };
+        self.devices.iter().map(of).sum()
+    }
+
+    fn device(&self, device: &ExplainedDevice, up: Duration) -> Value {
+        let metrics = &device.metrics;
+        let violations: serde_json::Map<_, _> = Stage::ALL
+            .iter()
+            .zip(&metrics.violations)
+            .map(|(stage, count)| (stage.to_string(), count.get().into()))
+            .collect();
+        let mut p99: serde_json::Map<_, _> = Stage::ALL
+            .iter()
+            .zip(&metrics.stages)
+            .map(|(stage, times)| (stage.to_string(), quantile(times, 0.99)))
+            .collect();
+        p99.insert("total".into(), quantile(&metrics.total, 0.99));
+        json!({
+            "device": &*metrics.name,
+            "unit_id": device.unit,
+            "state": state(metrics),
+            "why": self.why(device, up),
+            "bus": uses(|what| share(metrics, what, up)),
+            "exchange_ms": {"planned": mean(&metrics.planned_micros, metrics), "measured": mean(&metrics.bus_micros[BusUse::Poll as usize], metrics)},
+            "answered": metrics.answered.get(),
+            "timeouts": metrics.timeouts.get(),
+            "exceptions": metrics.exceptions.get(),
+            "garbled": metrics.garbled.get(),
+            "missed": metrics.missed_ticks.get(),
+            "bad_values": metrics.bad_values.get(),
+            "sampled": metrics.sampled.get(),
+            "delivered": metrics.delivered.get(),
+            "replayed": metrics.replayed.get(),
+            "gap_accounted": metrics.gap_accounted.get(),
+            "budget_ms": millis(device.budget.within),
+            "violations": violations,
+            "p99_ms": p99,
+        })
+    }
+
+    /// What is wrong with a device, a sentence each, the gravest first.
+    fn why(&self, device: &ExplainedDevice, up: Duration) -> Vec<String> {
+        let metrics = &device.metrics;
+        let mut why = Vec::new();
+        match (self.metrics.up.get(), metrics.state.get()) {
+            (0, _) => why.push(format!("the link is down: {}", self.link)),
+            (_, 0) => why.push("it has not answered yet".into()),
+            (_, 2) => why.push(format!(
+                "it does not answer (so far {} timeouts, {} damaged answers); it's asked again at most every 20 s",
+                metrics.timeouts.get(),
+                metrics.garbled.get()
+            )),
+            _ => {}
+        }
+        why.extend(self.why_missed(device, up));
+        why.extend(why_late(device));
+        let (exceptions, bad) = (metrics.exceptions.get(), metrics.bad_values.get());
+        if exceptions > 0 {
+            why.push(format!("it refused {exceptions} reads with an exception; values bad so far: {bad}"));
+        }
+        why
+    }
+
+    fn why_missed(&self, device: &ExplainedDevice, up: Duration) -> Option<String> {
+        let missed = device.metrics.missed_ticks.get();
+        let busy = self.busy(up);
+        if missed == 0 || busy < CROWDED / 2.0 {
+            return (missed > 0)
+                .then(|| format!("{missed} due times passed while the bus was busy for a moment"));
+        }
+        let wasted = |other: &&ExplainedDevice| {
+            share(&other.metrics, BusUse::Timeout, up) + share(&other.metrics, BusUse::Probe, up)
+        };
+        let worst = self.devices.iter().max_by(|a, b| wasted(a).total_cmp(&wasted(b)));
+        let blame = worst.filter(|worst| wasted(worst) > 0.02).map(|worst| {
+            format!("; {} alone spent {:.0} % on timeouts", worst.metrics.name, wasted(&worst) * 100.0)
+        });
+        Some(format!(
+            "{missed} due times passed because the bus was busy {:.0} % of the time (planned {:.0} %){}",
+            busy * 100.0,
+            self.planned_load * 100.0,
+            blame.unwrap_or_default()
+        ))
+    }
+}
+
+fn why_late(device: &ExplainedDevice) -> Option<String> {
+    let metrics = &device.metrics;
+    let late = metrics.violations_total();
+    let (stage, _) = Stage::ALL.iter().zip(&metrics.violations).max_by_key(|(_, count)| count.get())?;
+    (late > 0).then(|| {
+        let p99 = metrics.stages[*stage as usize].quantile(0.99);
+        let p99 = p99.map_or(String::new(), |p99| format!(" (p99 {p99:.1?})"));
+        format!(
+            "{late} of {} messages missed the budget of {:?}, most of them because of the {stage}{p99}",
+            metrics.sampled.get(),
+            device.budget.within
+        )
+    })
+}
+
+fn state(metrics: &DeviceMetrics) -> &'static str {
+    match metrics.state.get() {
+        1 => "online",
+        2 => "offline",
+        _ => "unknown",
+    }
+}
+
+fn share(metrics: &DeviceMetrics, what: BusUse, up: Duration) -> f64 {
+    metrics.bus_micros[what as usize].get() as f64 / up.as_micros().max(1) as f64
+}
+
+fn uses(of: impl Fn(BusUse) -> f64) -> Value {
+    BusUse::ALL
+        .iter()
+        .map(|what| (what.name().to_string(), of(*what).into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+/// Milliseconds per answered read.
+fn mean(micros: &Counter, metrics: &DeviceMetrics) -> Option<f64> {
+    let answered = metrics.answered.get();
+    (answered > 0).then(|| micros.get() as f64 / answered as f64 / 1e3)
+}
+
+fn quantile(times: &Histogram, q: f64) -> Value {
+    times.quantile(q).map(millis).into()
+}
+
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn explainer() -> Explainer {
+        let device = |name: &str, unit| ExplainedDevice {
+            unit,
+            budget: Budget::default(),
+            metrics: Arc::new(DeviceMetrics::new(name)),
+        };
+        let connection = ExplainedConnection {
+            link: "rtu /dev/ttyUSB0 9600 8N1".into(),
+            planned_load: 0.4,
+            metrics: Arc::new(ConnectionMetrics { name: "line".into(), ..ConnectionMetrics::default() }),
+            devices: vec![device("oven", 1), device("pump", 2)],
+        };
+        connection.metrics.up.set(1);
+        Explainer {
+            site: "bakery".into(),
+            started: Instant::now(),
+            connections: vec![connection],
+            metrics: Arc::default(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_spends_the_bus_is_named_where_others_miss_their_time() {
+        let explainer = explainer();
+        let [oven, pump] = [0, 1].map(|i| explainer.connections[0].devices[i].metrics.clone());
+        tokio::time::advance(Duration::from_secs(100)).await;
+        pump.spent_on_bus(BusUse::Timeout, Duration::from_secs(50));
+        pump.state.set(2);
+        oven.spent_on_bus(BusUse::Poll, Duration::from_secs(45));
+        oven.state.set(1);
+        oven.missed_ticks.add(7);
+        let told = explainer.explain(Some("oven")).unwrap();
+        let oven = &told["connections"][0]["devices"][0];
+        assert_eq!(oven["device"], "oven");
+        assert_eq!(oven["bus"]["polls"], 0.45);
+        assert_eq!(
+            oven["why"][0],
+            "7 due times passed because the bus was busy 95 % of the time (planned 40 %); pump alone spent 50 % on timeouts"
+        );
+        assert_eq!(told["connections"][0]["devices"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            explainer.explain(Some("line")).unwrap()["connections"][0]["devices"][1]["state"],
+            "offline"
+        );
+        assert_eq!(explainer.explain(Some("fan")), Err(vec!["oven", "pump"]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_wrong_needs_no_words() {
+        let explainer = explainer();
+        explainer.connections[0].devices[0].metrics.state.set(1);
+        let told = explainer.explain(None).unwrap();
+        assert_eq!(told["connections"][0]["devices"][0]["why"], json!([]));
+        assert_eq!(told["connections"][0]["devices"][1]["why"], json!(["it has not answered yet"]));
+    }
+}
