@@ -161,7 +161,7 @@ mod tests {
     fn a_dead_unit_costs_its_probes_only() {
         let fit = fit(&[demand(1, 50, 1000), demand(2, 50, 1000)]);
         assert!(
-            (fit.load_with_a_dead_unit - 0.05 - 0.3 / 15.3).abs() < 1e-9,
+            (fit.load_with_a_dead_unit - 0.05 - 0.3 / 20.3).abs() < 1e-9,
             "{}",
             fit.load_with_a_dead_unit
         );

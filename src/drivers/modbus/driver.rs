@@ -17,6 +17,7 @@ use super::exchange::{Manner, Wire};
 use super::fetch::{Fetch, Fetched, readings};
 use super::framing::Framing;
 use super::plan::Exchange;
+use super::probing::Probing;
 use super::timing;
 use super::transport::{Open, Opener};
 use crate::drivers::pace::{Change, Pace};
@@ -49,6 +50,8 @@ pub struct ModbusDriver<O: Open = Opener> {
     devices: Vec<Arc<DevicePlan>>,
     exchanges: Vec<Vec<Exchange>>,
     paces: Vec<Pace>,
+    /// What is known of each device's answers, for probes.
+    probings: Vec<Probing>,
     schedule: Schedule,
     /// By unit id: does it answer? `None`: not known since the link came up.
     online: Box<[Option<bool>; 256]>,
@@ -108,6 +111,7 @@ impl<O: Open> ModbusDriver<O> {
             opener,
             wire: None,
             paces: devices.iter().map(|_| Pace::default()).collect(),
+            probings: devices.iter().map(|_| Probing::default()).collect(),
             devices,
             exchanges,
             schedule: Schedule::new(entries, seed_of(name), Instant::now()),
@@ -174,6 +178,7 @@ impl<O: Open> ModbusDriver<O> {
     }
 
     async fn fetch_once(&mut self, device: usize, read: usize) -> Result<Fetched, LinkLost> {
+        let is_probe = self.is_away(device);
         let wire = self.wire.as_mut().ok_or_else(|| LinkLost("not connected".into()))?;
         let limits = &self.devices[device].device.limits;
         let rest = self.config.delay_between_requests.max(limits.delay_between_requests);
@@ -185,6 +190,7 @@ impl<O: Open> ModbusDriver<O> {
             data: &mut self.data,
             rest,
             rest_until: self.rest_until,
+            probing: is_probe.then_some(&mut self.probings[device]),
         };
         let fetched = fetch.run().await;
         for (counter, count) in self.metrics.strays.iter().zip(wire.take_strays()) {
@@ -204,8 +210,17 @@ impl<O: Open> ModbusDriver<O> {
         let plan = &self.devices[device];
         let (metrics, unit) = (&plan.metrics, plan.device.unit);
         match fetched.result {
-            Ok(()) => metrics.answered.inc(),
-            Err(Cause::Exception(_)) => metrics.exceptions.inc(),
+            Ok(()) => {
+                metrics.answered.inc();
+                let took = fetched.received.saturating_duration_since(fetched.started);
+                self.probings[device].answered(took);
+            }
+            Err(Cause::Exception(code)) => {
+                metrics.exceptions.inc();
+                if GATEWAY_EXCEPTIONS.contains(&code) {
+                    self.probings[device].gateway_answered();
+                }
+            }
             Err(Cause::Timeout) => metrics.timeouts.inc(),
             Err(_) => metrics.garbled.inc(),
         }
@@ -266,6 +281,10 @@ impl<O: Open> ModbusDriver<O> {
         }
         let of_unit = self.devices.iter().enumerate().filter(|(_, plan)| plan.device.unit == unit);
         self.changes.extend(of_unit.map(|(ix, _)| (ix, state)));
+    }
+
+    fn is_away(&self, device: usize) -> bool {
+        self.online[usize::from(self.devices[device].device.unit)] == Some(false)
     }
 
     /// A network link that stays silent towards everybody is half open: only a new connection heals it. One dead unit
@@ -335,7 +354,7 @@ impl<O: Open> Driver for ModbusDriver<O> {
     async fn read(&mut self, due: Due) -> Result<Option<Batch>, LinkLost> {
         let Entry { device, read, unit, .. } = self.schedule.entry(due.entry);
         self.devices[device].metrics.missed_ticks.add(due.missed);
-        let was_away = self.online[usize::from(unit)] == Some(false);
+        let was_away = self.is_away(device);
         let fetched = self.fetch(device, read).await?;
         self.note_silence(unit);
         self.account(due, device, &fetched);
@@ -344,7 +363,7 @@ impl<O: Open> Driver for ModbusDriver<O> {
             return Err(LinkLost("nobody answers".into()));
         }
         // A probe that failed tells nothing that is not known.
-        if was_away && self.online[usize::from(unit)] == Some(false) {
+        if was_away && self.is_away(device) {
             return Ok(None);
         }
         let exchange = &self.exchanges[device][read];

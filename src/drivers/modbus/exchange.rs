@@ -56,6 +56,8 @@ pub struct Patience {
     pub timeout: Duration,
     /// The unit's full response timeout: what "late" is measured with.
     pub response_timeout: Duration,
+    /// RTU: when nobody answers, the line rests until so long after the request.
+    pub line_rest: Duration,
 }
 
 /// How a link is talked on.
@@ -234,7 +236,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 self.line.frame_ended(received)
             }
             Ended::With(Reply::Timeout | Reply::Garbled) => {
-                self.line.unanswered(request, started, received, patience.response_timeout);
+                let Patience { response_timeout, line_rest, .. } = patience;
+                self.line.unanswered(request, started, received, response_timeout, line_rest);
             }
         }
     }

@@ -11,7 +11,8 @@ use crate::model::place::Table;
 
 const TIMEOUT: Duration = Duration::from_millis(200);
 const SILENCE: Duration = Duration::from_millis(4);
-const PATIENCE: Patience = Patience { timeout: TIMEOUT, response_timeout: TIMEOUT };
+const PATIENCE: Patience =
+    Patience { timeout: TIMEOUT, response_timeout: TIMEOUT, line_rest: Duration::from_millis(300) };
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)

@@ -10,7 +10,9 @@ use tokio::time::{Instant, sleep_until};
 use super::config::ModbusConfig;
 use super::exchange::{Patience, Reply, Wire};
 use super::framing::Request;
+use super::line::QUIET_HALVES;
 use super::plan::{Block, Cut, Exchange, Pick};
+use super::probing::Probing;
 use super::{decode, timing};
 use crate::drivers::LinkLost;
 use crate::mapping::device::DevicePlan;
@@ -50,6 +52,8 @@ pub(super) struct Fetch<'a, S> {
     /// Between the requests of this read.
     pub(super) rest: Duration,
     pub(super) rest_until: Option<Instant>,
+    /// The unit is away, and this asks whether it's back.
+    pub(super) probing: Option<&'a mut Probing>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
@@ -88,7 +92,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
         if let Some(until) = self.rest_until.take() {
             sleep_until(until).await;
         }
-        let Patience { timeout, response_timeout } = self.patience(block, first);
+        let patience = self.patience(block, first);
+        let Patience { timeout, response_timeout, .. } = patience;
         let fetched = |result, started: Instant, received| {
             let started = first.unwrap_or(started);
             Fetched { result, began: started, started, received, response_timeout, torn: false }
@@ -99,7 +104,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
             return Ok(fetched(Err(Cause::Timeout), now, now));
         }
         let request = Request { unit: self.plan.device.unit, block };
-        let done = self.wire.exchange(request, Patience { timeout, response_timeout }, self.data).await?;
+        let done = self.wire.exchange(request, patience, self.data).await?;
         self.rest_until = (!self.rest.is_zero()).then(|| done.received + self.rest);
         let result = match done.reply {
             Reply::Data => Ok(()),
@@ -110,15 +115,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
         Ok(fetched(result, done.started, done.received))
     }
 
-    /// The response timeout, or what the budget leaves of it.
-    fn patience(&self, block: Block, started: Option<Instant>) -> Patience {
+    /// The response timeout, or what the budget leaves of it; for a probe, less.
+    fn patience(&mut self, block: Block, started: Option<Instant>) -> Patience {
         let device = &self.plan.device;
         let response_timeout = timing::response_timeout(self.config, &device.limits, block);
         let spent = started.map_or(Duration::ZERO, |started| started.elapsed());
-        Patience {
-            timeout: response_timeout.min(device.budget.within.saturating_sub(spent)),
-            response_timeout,
-        }
+        let left = response_timeout.min(device.budget.within.saturating_sub(spent));
+        let Some(probing) = &mut self.probing else {
+            let line_rest = response_timeout * QUIET_HALVES / 2;
+            return Patience { timeout: left, response_timeout, line_rest };
+        };
+        let frames =
+            timing::line_of(&self.config.link).map_or(Duration::ZERO, |line| timing::frames(line, block));
+        let timeout = probing.patience(frames, left, Instant::now());
+        Patience { timeout, response_timeout, line_rest: timeout }
     }
 
     /// Did words that are used change between the two answers of the first block?

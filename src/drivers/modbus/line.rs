@@ -1,7 +1,8 @@
 //! What an RTU line remembers, since its frames carry no transaction ids: when it may be talked on, and who may still
 //! answer late. Pure.
 //!
-//! - After a timeout the whole line rests until [`QUIET_HALVES`] half response timeouts have passed since the request.
+//! - After a timeout the whole line rests until [`QUIET_HALVES`] half response timeouts have passed since the request (but
+//!   not after a probe: nobody has reason to expect an answer).
 //! - The unit that timed out is asked again only when its late answer has come, or can't come any more.
 
 use std::time::Duration;
@@ -66,10 +67,18 @@ impl Line {
         self.quiet_until = now + self.silence;
     }
 
-    /// Nobody had answered a request that left at `started` when its exchange ended at `now`.
-    pub fn unanswered(&mut self, request: Request, started: Instant, now: Instant, timeout: Duration) {
+    /// Nobody had answered a request that left at `started` when its exchange ended at `now`. The whole line rests until
+    /// `rest` after the request, or until no answer can come any more.
+    pub fn unanswered(
+        &mut self,
+        request: Request,
+        started: Instant,
+        now: Instant,
+        timeout: Duration,
+        rest: Duration,
+    ) {
         let window = self.late_window.unwrap_or(timeout * SUSPECT_TIMEOUTS);
-        let rest = (timeout * QUIET_HALVES / 2).min(window);
+        let rest = rest.min(window);
         self.quiet_until = (now + self.silence).max(started + rest + self.silence);
         self.suspects.retain(|(other, until)| other.unit != request.unit && *until > now);
         self.suspects.push((request, started + window));
@@ -106,7 +115,7 @@ mod tests {
     fn a_unit_that_timed_out_is_held_longer_than_the_line() {
         let start = Instant::now();
         let mut line = Line::new(4 * MS, None, start);
-        line.unanswered(request(1), start, start + 200 * MS, 200 * MS);
+        line.unanswered(request(1), start, start + 200 * MS, 200 * MS, 300 * MS);
         assert_eq!(line.may_ask_at(2), start + 304 * MS);
         assert_eq!(line.may_ask_at(1), start + 600 * MS);
         assert_eq!(line.settled_at(), start + 600 * MS);
@@ -117,7 +126,7 @@ mod tests {
         let start = Instant::now();
         for (window, others, own) in [(250, 254, 254), (2000, 304, 2000)] {
             let mut line = Line::new(4 * MS, Some(window * MS), start);
-            line.unanswered(request(1), start, start + 200 * MS, 200 * MS);
+            line.unanswered(request(1), start, start + 200 * MS, 200 * MS, 300 * MS);
             assert_eq!(line.may_ask_at(2), start + others * MS);
             assert_eq!(line.may_ask_at(1), start + own * MS);
         }
@@ -127,7 +136,7 @@ mod tests {
     fn only_the_answer_that_was_owed_frees_its_unit() {
         let start = Instant::now();
         let mut line = Line::new(4 * MS, None, start);
-        line.unanswered(request(1), start, start + 200 * MS, 200 * MS);
+        line.unanswered(request(1), start, start + 200 * MS, 200 * MS, 300 * MS);
         let answer = |unit: u8| {
             let body = [unit, 3, 2, 0xAB, 0xCD];
             [&body[..], &crc(&body).to_le_bytes()].concat()

@@ -9,6 +9,7 @@ mod fetch;
 pub mod framing;
 pub mod line;
 pub mod plan;
+pub mod probing;
 pub mod timing;
 pub mod transport;
 
