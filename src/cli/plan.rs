@@ -1,6 +1,5 @@
 //! `taktbus plan`: the requests on each wire, the bus load, the worst age of every point.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -37,10 +36,12 @@ fn as_text(connection: &Connection, by_point: bool) -> String {
     let plan = &connection.plan;
     let fit = plan.fit();
     let what = if by_point { "point" } else { ">points" };
-    let mut table = Table::new(&["device", what, "every", ">worst age", ">budget", ">takes", "request"]);
+    let mut table =
+        Table::new(&["device", what, "every", ">worst age", ">one dead", ">budget", ">takes", "request"]);
+    let devices: Vec<(&Device, &[Read])> = plan.devices().collect();
     for fitted in &fit.reads {
         let demand = &fitted.demand;
-        let Some((device, reads)) = plan.devices().nth(demand.device) else { continue };
+        let (device, reads) = devices[demand.device];
         let late = if fitted.within_budget() { "" } else { " !" };
         let mut row = |what: String| {
             table.row([
@@ -48,6 +49,7 @@ fn as_text(connection: &Connection, by_point: bool) -> String {
                 what,
                 every(demand.every),
                 fitted.worst_age.map_or("unbounded".into(), short) + late,
+                fitted.worst_age_with_a_dead_unit.map_or("-".into(), short),
                 short(demand.budget),
                 short(demand.takes),
                 plan.describe(demand.device, demand.read),
@@ -68,13 +70,13 @@ fn as_text(connection: &Connection, by_point: bool) -> String {
 fn as_json(connection: &Connection) -> serde_json::Value {
     let plan = &connection.plan;
     let fit = plan.fit();
-    let devices: BTreeMap<usize, (&Device, &[Read])> = plan.devices().enumerate().collect();
+    let devices: Vec<(&Device, &[Read])> = plan.devices().collect();
     let reads: Vec<_> = fit
         .reads
         .iter()
         .map(|fitted| {
             let demand = &fitted.demand;
-            let (device, reads) = devices[&demand.device];
+            let (device, reads) = devices[demand.device];
             json!({
                 "device": &*device.name,
                 "every_ms": match demand.every { Every::Interval(every) => Some(millis(every)), Every::Once => None },
@@ -82,6 +84,7 @@ fn as_json(connection: &Connection) -> serde_json::Value {
                 "points": published(device, &reads[demand.read]).collect::<Vec<_>>(),
                 "takes_ms": millis(demand.takes),
                 "worst_age_ms": fitted.worst_age.map(millis),
+                "worst_age_with_a_dead_unit_ms": fitted.worst_age_with_a_dead_unit.map(millis),
                 "budget_ms": millis(demand.budget),
                 "within_budget": fitted.within_budget(),
             })

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::advice::{self, TARGET};
 use super::plan::{Protocol, Site};
 use super::written;
 use crate::document::codes;
@@ -11,8 +12,6 @@ use crate::drivers::modbus::ModbusPlan;
 use crate::mapping::device::{Every, Read};
 use crate::model::diagnostic::{Diagnostics, Span};
 
-/// A bus busier than this is worth a warning: retries and slow answers have no room.
-const BUSY: f64 = 0.8;
 /// How many reads an overload names.
 const NAMED_READS: usize = 3;
 /// How many points of a read are named.
@@ -27,7 +26,7 @@ pub fn check(written: &written::Site, site: &Site, found: &mut Diagnostics) {
             Ok(plan) => fits(&connection.name, &plan, &spans, found),
             Err(errors) => {
                 for error in errors {
-                    if let Some(span) = spans.get(&*error.device) {
+                    if let Some(span) = spans.devices.get(&*error.device) {
                         found.error(codes::CANNOT_BE_PLANNED, span, error.to_string());
                     }
                 }
@@ -36,42 +35,63 @@ pub fn check(written: &written::Site, site: &Site, found: &mut Diagnostics) {
     }
 }
 
-/// Where connections (`via NAME`) and devices (`NAME`) are written.
-fn spans(written: &written::Site) -> HashMap<String, &Span> {
-    let connections = written.connections.iter().flat_map(|at| &at.value.0);
-    let devices = written.devices.iter().flat_map(|at| &at.value.0);
-    let connections = connections.map(|(name, _)| (format!("via {}", name.value), &name.span));
-    connections.chain(devices.map(|(name, _)| (name.value.clone(), &name.span))).collect()
+/// Where things are written, by name.
+struct Spans<'w> {
+    connections: HashMap<&'w str, &'w Span>,
+    devices: HashMap<&'w str, &'w Span>,
+    /// The devices' intervals.
+    intervals: HashMap<&'w str, &'w Span>,
 }
 
-fn fits(name: &str, plan: &ModbusPlan, spans: &HashMap<String, &Span>, found: &mut Diagnostics) {
+fn spans(written: &written::Site) -> Spans<'_> {
+    let connections = written.connections.iter().flat_map(|at| &at.value.0);
+    let devices = || written.devices.iter().flat_map(|at| &at.value.0);
+    let intervals = devices().filter_map(|(name, device)| {
+        let every = device.as_ref()?.every.as_ref()?;
+        Some((name.value.as_str(), &every.span))
+    });
+    Spans {
+        connections: connections.map(|(name, _)| (name.value.as_str(), &name.span)).collect(),
+        devices: devices().map(|(name, _)| (name.value.as_str(), &name.span)).collect(),
+        intervals: intervals.collect(),
+    }
+}
+
+fn fits(name: &str, plan: &ModbusPlan, spans: &Spans<'_>, found: &mut Diagnostics) {
     let fit = plan.fit();
     let load = percent(fit.load);
-    if let Some(span) = spans.get(&format!("via {name}")) {
+    if let Some(span) = spans.connections.get(name) {
+        let line_of = |device: usize| {
+            let name = &*plan.devices[device].device.name;
+            spans.intervals.get(name).map(|span| span.line_column().0)
+        };
+        let changes = || advice::changes(plan, Some(span.line_column().0), line_of).join("; or ");
         if !fit.fits {
             let message = format!("bus {name} would be {load} busy: its devices cannot keep their intervals");
             found.error(codes::OVERLOADED_BUS, span, message).help(format!(
-                "read less often (`every`), choose points (`only`), let requests merge (`max_gap`), or raise the \
-                 baud rate; most of the time goes to {}",
+                "{}; or choose points (`only`), or let requests merge (`max_gap`); most of the time goes to {}",
+                changes(),
                 heaviest(plan, &fit.reads)
             ));
-        } else if fit.load > BUSY {
+        } else if fit.load > TARGET {
             let message = format!("bus {name} is {load} busy: a slow or lost answer makes others late");
-            found.warning(codes::BUSY_BUS, span, message);
+            found.warning(codes::BUSY_BUS, span, message).help(changes());
         }
     }
     // One finding per device: its reads wait for the same bus.
     for (index, planned) in plan.devices.iter().enumerate().filter(|_| fit.fits) {
         let reads = fit.reads.iter().filter(|read| read.demand.device == index && !read.within_budget());
         let worst = reads.max_by_key(|read| read.worst_age.unwrap_or(Duration::MAX));
-        if let (Some(worst), Some(span)) = (worst, spans.get(&*planned.device.name)) {
+        if let (Some(worst), Some(span)) = (worst, spans.devices.get(&*planned.device.name)) {
             let age = worst.worst_age.map_or("of any age".into(), |age| format!("{age:.1?} old"));
             let message = format!(
                 "{} may be {age} when the bus is busy, budget {:?}",
                 named(plan, worst),
                 worst.demand.budget
             );
-            found.warning(codes::OLD_VALUES, span, message);
+            let help =
+                worst.worst_age.map(|age| format!("a budget of {} would hold", shown(rounded_up(age))));
+            found.warning(codes::OLD_VALUES, span, message).help(help.unwrap_or_default());
         }
     }
 }
@@ -105,6 +125,18 @@ fn named(plan: &ModbusPlan, read: &FitRead) -> String {
     format!("{}.{}{rest}", planned.device.name, names.join(", "))
 }
 
-fn percent(share: f64) -> String {
+/// To whole milliseconds, or to tenths of a second.
+fn rounded_up(age: Duration) -> Duration {
+    let step = if age < Duration::from_secs(1) { 1 } else { 100 };
+    let millis = u64::try_from(age.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
+    Duration::from_millis(millis.div_ceil(step).saturating_mul(step))
+}
+
+/// As a site file writes it: `200ms`, `1.5s`.
+pub(super) fn shown(duration: Duration) -> String {
+    format!("{duration:?}")
+}
+
+pub(super) fn percent(share: f64) -> String {
     if share >= 0.1 { format!("{:.0} %", share * 100.0) } else { format!("{:.1} %", share * 100.0) }
 }

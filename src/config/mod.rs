@@ -1,5 +1,6 @@
 //! Site file → plan: every file is read, every finding of all files is collected, and nothing is started.
 
+mod advice;
 mod connection;
 mod device;
 mod fit;
