@@ -142,12 +142,10 @@ fn site(simulator: SocketAddr, broker: SocketAddr) -> Site {
     let map = Arc::new(DeviceMap { readings: vec![reading], points: vec![point] });
     let connection = |i: usize| Connection {
         name: format!("c{i}"),
-        protocol: Protocol::Modbus(ModbusConfig {
-            link: Link::Tcp { host: simulator.ip().to_string(), port: simulator.port() },
-            response_timeout: None,
-            delay_between_requests: Duration::ZERO,
-            delay_after_connect: Duration::ZERO,
-        }),
+        protocol: Protocol::Modbus(ModbusConfig::new(Link::Tcp {
+            host: simulator.ip().to_string(),
+            port: simulator.port(),
+        })),
         devices: vec![Device {
             name: format!("d{i}").into(),
             unit: 1,

@@ -114,12 +114,7 @@ fn device(unit: u8) -> Device {
 
 /// Runs a session until each living unit has given each value five times, and the dead one is known to be dead.
 async fn every_value_arrives(link: Link) {
-    let config = ModbusConfig {
-        link,
-        response_timeout: None,
-        delay_between_requests: Duration::ZERO,
-        delay_after_connect: Duration::ZERO,
-    };
+    let config = ModbusConfig::new(link);
     let units = [1, 2, DEAD];
     let plan = ModbusPlan::compile(config, units.map(device).into()).unwrap();
     let metrics = units.map(|_| Arc::new(DeviceMetrics::default())).to_vec();

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::written::{Connection, Framing};
+use super::written::{self, Connection, Framing};
 use crate::document::codes;
 use crate::document::duration::Rest;
 use crate::document::read::At;
 use crate::document::scalar::shortened;
-use crate::drivers::modbus::config::{Line, Link, ModbusConfig, Parity};
+use crate::drivers::modbus::config::{Echo, Line, Link, ModbusConfig, Parity};
 use crate::model::diagnostic::Diagnostics;
 
 /// Bits per second where none are given (MODBUS over serial line V1.02, 2.2.1: the required default).
@@ -20,12 +20,45 @@ pub fn compile(name: &At<String>, written: &Connection, found: &mut Diagnostics)
         return None;
     }
     let rest = |at: &Option<Box<At<Rest>>>| at.as_ref().map_or(Duration::ZERO, |rest| rest.0);
+    let link = link(name, written, found)?;
+    rtu_only(written, &link, found)?;
     Some(ModbusConfig {
-        link: link(name, written, found)?,
         response_timeout: written.response_timeout.as_ref().map(|timeout| timeout.0),
         delay_between_requests: rest(&written.delay_between_requests),
         delay_after_connect: rest(&written.delay_after_connect),
+        late_window: written.late_window.as_ref().map(|window| window.0),
+        frame_gap: written.frame_gap.as_ref().map(|gap| gap.0),
+        echo: match written.echo.as_ref().map(|at| at.value) {
+            Some(written::Echo::Strip) => Echo::Strip,
+            Some(written::Echo::None) | None => Echo::None,
+        },
+        max_in_flight: written.max_in_flight.as_ref().map_or(1, |at| u16::try_from(at.0).unwrap_or(1)),
+        ..ModbusConfig::new(link)
     })
+}
+
+/// Keys that mean something on one kind of link only.
+fn rtu_only(written: &Connection, link: &Link, found: &mut Diagnostics) -> Option<()> {
+    let is_tcp = matches!(link, Link::Tcp { .. });
+    for key in ["late_window", "frame_gap", "echo"] {
+        if let Some(span) = written.given(key).filter(|_| is_tcp) {
+            found
+                .error(
+                    codes::BAD_LINE,
+                    span,
+                    format!("'{key}' is for RTU frames; Modbus TCP has transaction ids"),
+                )
+                .help("remove it; with a serial device server that carries RTU frames, add framing: rtu");
+            return None;
+        }
+    }
+    if let Some(span) = written.given("max_in_flight").filter(|_| !is_tcp) {
+        found
+            .error(codes::BAD_LINE, span, "RTU has no transaction ids: one request at a time")
+            .help("remove max_in_flight");
+        return None;
+    }
+    Some(())
 }
 
 fn link(name: &At<String>, written: &Connection, found: &mut Diagnostics) -> Option<Link> {

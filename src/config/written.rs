@@ -52,8 +52,27 @@ document! {
         optional delay_between_requests: Rest,
         /// Rest after the connection came up.
         optional delay_after_connect: Rest,
+        /// RTU: how long after a request its answer may still come. Until then a unit that timed out is not asked again.
+        /// Default three response timeouts.
+        optional late_window: Duration<1, 600_000>,
+        /// RTU: the silence between frames, where a device or adapter wants more than 3.5 characters.
+        optional frame_gap: Duration<1, 1_000>,
+        /// RTU: strip, where a two-wire adapter hears its own requests. Default none.
+        optional echo: Echo,
+        /// TCP: how many requests may wait for their answers at once, where the device allows it. Default 1.
+        optional max_in_flight: Int<1, 16>,
     }
     unsupported: [("opcua", "OPC UA"), ("security", "'security'"), ("user", "'user'"), ("password", "'password'")]
+}
+
+choice! {
+    /// What an adapter makes of what it sends.
+    pub enum Echo ("a way to treat echoes") {
+        /// Only answers come back.
+        None = "none",
+        /// Every request comes back in front of its answer, and is dropped.
+        Strip = "strip",
+    }
 }
 
 document! {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::timing;
+
 /// A Modbus connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModbusConfig {
@@ -15,6 +17,47 @@ pub struct ModbusConfig {
     pub delay_between_requests: Duration,
     /// Rest after the link came up.
     pub delay_after_connect: Duration,
+    /// RTU: how long after a request its answer may still come, so that the same unit is not asked again. `None`: three
+    /// response timeouts.
+    pub late_window: Option<Duration>,
+    /// RTU: the silence between frames where it's not 3.5 characters.
+    pub frame_gap: Option<Duration>,
+    /// RTU: does the adapter hear itself?
+    pub echo: Echo,
+    /// TCP: how many requests may wait for their answers at once, at least 1.
+    pub max_in_flight: u16,
+}
+
+impl ModbusConfig {
+    /// A connection with the defaults.
+    pub fn new(link: Link) -> Self {
+        Self {
+            link,
+            response_timeout: None,
+            delay_between_requests: Duration::ZERO,
+            delay_after_connect: Duration::ZERO,
+            late_window: None,
+            frame_gap: None,
+            echo: Echo::default(),
+            max_in_flight: 1,
+        }
+    }
+
+    /// RTU: what separates two frames.
+    pub fn silence(&self) -> Duration {
+        let by_speed = || timing::line_of(&self.link).map(timing::silence);
+        self.frame_gap.or_else(by_speed).unwrap_or_default()
+    }
+}
+
+/// What a two-wire adapter makes of what it sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Echo {
+    /// Nothing comes back but answers; an echo is dropped all the same, and reported once.
+    #[default]
+    None,
+    /// Every request comes back in front of its answer, and is dropped.
+    Strip,
 }
 
 /// How the bytes travel.

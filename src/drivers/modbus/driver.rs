@@ -12,10 +12,10 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
 
 use super::compile::{ModbusPlan, PlannedDevice};
-use super::config::{Link, ModbusConfig};
+use super::config::{Echo, Link, ModbusConfig};
 use super::exchange::{Manner, Wire};
 use super::fetch::{Fetch, Fetched, readings};
-use super::framing::Framing;
+use super::framing::{Framing, Stray};
 use super::plan::Exchange;
 use super::probing::Probing;
 use super::timing;
@@ -64,6 +64,8 @@ pub struct ModbusDriver<O: Open = Opener> {
     /// RTU: until then an answer to what was asked on an earlier link may still arrive: the line remembers what the
     /// link forgets, behind a serial device server too.
     settled_at: Option<Instant>,
+    /// An echo that nobody expected has been reported.
+    echo_told: bool,
     /// Units that used to answer and timed out since the last byte from anybody; at most [`FALLEN_UNITS`].
     fallen: Vec<u8>,
     /// The answers' data of the read in progress.
@@ -121,6 +123,7 @@ impl<O: Open> ModbusDriver<O> {
             answered: false,
             rest_until: None,
             settled_at: None,
+            echo_told: false,
             fallen: Vec::new(),
             data: Vec::new(),
         }
@@ -140,11 +143,10 @@ impl<O: Open> ModbusDriver<O> {
             Link::Tcp { .. } => Framing::Mbap,
             Link::RtuOverTcp { .. } | Link::Serial { .. } => Framing::Rtu,
         };
-        let silence = timing::line_of(&self.config.link).map(timing::silence).unwrap_or_default();
         let manner = Manner {
             framing,
-            silence,
-            late_window: None,
+            silence: self.config.silence(),
+            late_window: self.config.late_window,
             is_serial: matches!(self.config.link, Link::Serial { .. }),
             pause: self.opener.pause(&self.config.link),
         };
@@ -193,7 +195,12 @@ impl<O: Open> ModbusDriver<O> {
             probing: is_probe.then_some(&mut self.probings[device]),
         };
         let fetched = fetch.run().await;
-        for (counter, count) in self.metrics.strays.iter().zip(wire.take_strays()) {
+        let strays = wire.take_strays();
+        if strays[Stray::Echo as usize] > 0 && self.config.echo == Echo::None && !self.echo_told {
+            self.echo_told = true;
+            tracing::warn!(connection = %self.metrics.name, "the adapter hears its own requests: set `echo: strip` on this connection");
+        }
+        for (counter, count) in self.metrics.strays.iter().zip(strays) {
             counter.add(count.into());
         }
         if let Ok(fetched) = &fetched {

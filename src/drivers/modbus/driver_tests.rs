@@ -35,6 +35,8 @@ struct State {
     refusing: HashMap<u8, u8>,
     all_silent: bool,
     closes_after_reply: bool,
+    /// What was sent comes back first, as a two-wire adapter hears it.
+    echoes: bool,
     unreachable: bool,
     opened: u32,
     requests: Vec<(Duration, u8)>,
@@ -78,6 +80,9 @@ impl Plant {
                 return;
             }
             let pdu = if rtu { &frame[..6] } else { &frame[6..] };
+            if self.0.lock().unwrap().echoes && far.write_all(&frame).await.is_err() {
+                return;
+            }
             let Some(mut body) = self.answer(pdu) else { continue };
             if rtu {
                 body.extend(crc(&body).to_le_bytes());
@@ -131,12 +136,7 @@ fn device(unit: u8, every: Duration) -> Device {
 }
 
 fn tcp() -> ModbusConfig {
-    ModbusConfig {
-        link: Link::Tcp { host: "plant".into(), port: 502 },
-        response_timeout: None,
-        delay_between_requests: Duration::ZERO,
-        delay_after_connect: Duration::ZERO,
-    }
+    ModbusConfig::new(Link::Tcp { host: "plant".into(), port: 502 })
 }
 
 fn line() -> ModbusConfig {
@@ -317,6 +317,17 @@ async fn gateway_exceptions_mean_that_the_device_is_away_and_others_that_it_is_t
         assert!(bad > 40, "{bad}");
     }
     assert_eq!(running.connection.connects.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_echo_is_dropped_and_costs_nothing() {
+    let plant = Plant::default();
+    plant.set(|state| state.echoes = true);
+    let config = ModbusConfig { echo: Echo::Strip, ..line() };
+    let mut running = start(&plant, config, vec![device(1, ms(100))]);
+    let told = running.after(ms(10_000)).await;
+    assert!((198..=202).contains(&values_of(&told, 1)));
+    assert!(running.connection.strays[Stray::Echo as usize].get() >= 198);
 }
 
 #[tokio::test(start_paused = true)]

@@ -80,7 +80,7 @@ pub fn response_timeout(config: &ModbusConfig, limits: &Limits, block: Block) ->
 pub fn exchange_time(config: &ModbusConfig, limits: &Limits, exchange: &Exchange) -> Duration {
     requests(exchange)
         .map(|block| match line_of(&config.link) {
-            Some(line) => frames(line, block) + silence(line) * 2 + ASSUMED_TURNAROUND,
+            Some(line) => frames(line, block) + config.silence() * 2 + ASSUMED_TURNAROUND,
             None => {
                 let bytes = MBAP_OVERHEAD + block.bytes() as u64;
                 ASSUMED_ROUND_TRIP + Duration::from_nanos(bytes * 1_000_000_000 / ASSUMED_BYTES_PER_SECOND)
