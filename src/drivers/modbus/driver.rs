@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, sleep_until};
 
+use self::pipelined::InFlight;
 use super::compile::{ModbusPlan, PlannedDevice};
 use super::config::{Echo, Link, ModbusConfig};
 use super::exchange::{Manner, Wire};
@@ -18,29 +19,18 @@ use super::fetch::{Fetch, Fetched, readings};
 use super::framing::{Framing, Stray};
 use super::plan::Exchange;
 use super::probing::Probing;
-use super::timing;
 use super::transport::{Open, Opener};
-use crate::drivers::pace::{Change, Pace};
-use crate::drivers::schedule::{Entry, Health, Next, Outcome, Schedule};
+use super::window::Window;
+use crate::drivers::pace::Pace;
+use crate::drivers::schedule::{Entry, Next, Schedule};
 use crate::drivers::{Driver, LinkLost};
 use crate::mapping::batch::{Batch, DeviceState};
 use crate::mapping::device::DevicePlan;
-use crate::metrics::{BusUse, ConnectionMetrics, DeviceMetrics};
+use crate::metrics::{ConnectionMetrics, DeviceMetrics};
 use crate::model::time::Stamp;
-use crate::model::value::Cause;
 
-/// On a network, so many timeouts in a row without a byte from anybody make a link suspect.
-const SILENT_TIMEOUTS: u32 = 3;
-
-/// So many units that used to answer don't fall silent one after the other by themselves: the link is gone.
-const FALLEN_UNITS: usize = 3;
-
-/// Gateway path unavailable, gateway target failed to respond (Modbus Application Protocol V1.1b3, section 7): the
-/// gateway lives, the device behind it doesn't.
-const GATEWAY_EXCEPTIONS: [u8; 2] = [0x0A, 0x0B];
-
-/// Acknowledge (a long command is being executed), server device busy (section 7): ask again later.
-const BUSY_EXCEPTIONS: [u8; 2] = [0x05, 0x06];
+mod account;
+mod pipelined;
 
 /// The driver of one Modbus connection.
 pub struct ModbusDriver<O: Open = Opener> {
@@ -66,10 +56,14 @@ pub struct ModbusDriver<O: Open = Opener> {
     settled_at: Option<Instant>,
     /// An echo that nobody expected has been reported.
     echo_told: bool,
-    /// Units that used to answer and timed out since the last byte from anybody; at most [`FALLEN_UNITS`].
+    /// Units that used to answer and timed out since the last byte from anybody; a few at most.
     fallen: Vec<u8>,
     /// The answers' data of the read in progress.
     data: Vec<u8>,
+    /// Requests in flight, where several may be.
+    window: Option<Window<InFlight>>,
+    /// A read that must have the link to itself: it waits until nothing is in flight.
+    waiting: Option<DueEntry>,
 }
 
 impl ModbusDriver<Opener> {
@@ -108,6 +102,7 @@ impl<O: Open> ModbusDriver<O> {
             devices.push(Arc::new(DevicePlan { device, reads, metrics }));
             exchanges.push(of_device);
         }
+        let window = (plan.config.max_in_flight > 1).then(|| Window::new(plan.config.max_in_flight));
         Self {
             config: plan.config,
             opener,
@@ -126,6 +121,8 @@ impl<O: Open> ModbusDriver<O> {
             echo_told: false,
             fallen: Vec::new(),
             data: Vec::new(),
+            window,
+            waiting: None,
         }
     }
 
@@ -149,6 +146,7 @@ impl<O: Open> ModbusDriver<O> {
             late_window: self.config.late_window,
             is_serial: matches!(self.config.link, Link::Serial { .. }),
             pause: self.opener.pause(&self.config.link),
+            max_in_flight: self.config.max_in_flight,
         };
         let mut wire = Wire::new(stream, manner, Instant::now());
         if let Some(settled) = self.settled_at {
@@ -160,6 +158,8 @@ impl<O: Open> ModbusDriver<O> {
     }
 
     fn close(&mut self) {
+        self.waiting = None;
+        self.window.iter_mut().for_each(|window| _ = window.take());
         if let Some(mut wire) = self.wire.take()
             && !matches!(self.config.link, Link::Tcp { .. })
         {
@@ -179,6 +179,33 @@ impl<O: Open> ModbusDriver<O> {
         }
     }
 
+    /// Accounts a read that is over, and makes its batch.
+    fn finish(&mut self, due: DueEntry, fetched: &Fetched) -> Result<Option<Batch>, LinkLost> {
+        let Entry { device, read, unit, .. } = self.schedule.entry(due.entry);
+        self.devices[device].metrics.missed_ticks.add(due.missed);
+        let was_away = self.is_away(device);
+        self.note_silence(unit);
+        self.account(due, device, fetched);
+        self.note_pace(device, read, fetched);
+        if self.is_half_open(fetched) {
+            return Err(LinkLost("nobody answers".into()));
+        }
+        // A probe that failed tells nothing that is not known.
+        if was_away && self.is_away(device) {
+            return Ok(None);
+        }
+        let exchange = &self.exchanges[device][read];
+        let readings = fetched.result.map(|()| readings(exchange, &self.data, fetched.torn));
+        Ok(Some(Batch {
+            plan: self.devices[device].clone(),
+            read,
+            started: fetched.started,
+            received: fetched.received,
+            stamp: Stamp::now(),
+            readings,
+        }))
+    }
+
     async fn fetch_once(&mut self, device: usize, read: usize) -> Result<Fetched, LinkLost> {
         let is_probe = self.is_away(device);
         let wire = self.wire.as_mut().ok_or_else(|| LinkLost("not connected".into()))?;
@@ -195,14 +222,7 @@ impl<O: Open> ModbusDriver<O> {
             probing: is_probe.then_some(&mut self.probings[device]),
         };
         let fetched = fetch.run().await;
-        let strays = wire.take_strays();
-        if strays[Stray::Echo as usize] > 0 && self.config.echo == Echo::None && !self.echo_told {
-            self.echo_told = true;
-            tracing::warn!(connection = %self.metrics.name, "the adapter hears its own requests: set `echo: strip` on this connection");
-        }
-        for (counter, count) in self.metrics.strays.iter().zip(strays) {
-            counter.add(count.into());
-        }
+        self.note_strays();
         if let Ok(fetched) = &fetched {
             // After an answer, as the profiles mean it; silence has been rest enough.
             let own = self.config.delay_between_requests;
@@ -212,120 +232,30 @@ impl<O: Open> ModbusDriver<O> {
         fetched
     }
 
-    /// Counts what happened, tells the schedule, and notes who came or went.
-    fn account(&mut self, due: Due, device: usize, fetched: &Fetched) {
-        let plan = &self.devices[device];
-        let (metrics, unit) = (&plan.metrics, plan.device.unit);
-        match fetched.result {
-            Ok(()) => {
-                metrics.answered.inc();
-                let took = fetched.received.saturating_duration_since(fetched.started);
-                self.probings[device].answered(took);
-            }
-            Err(Cause::Exception(code)) => {
-                metrics.exceptions.inc();
-                if GATEWAY_EXCEPTIONS.contains(&code) {
-                    self.probings[device].gateway_answered();
-                }
-            }
-            Err(Cause::Timeout) => metrics.timeouts.inc(),
-            Err(_) => metrics.garbled.inc(),
+    fn note_strays(&mut self) {
+        let Some(strays) = self.wire.as_mut().map(Wire::take_strays) else { return };
+        if strays[Stray::Echo as usize] > 0 && self.config.echo == Echo::None && !self.echo_told {
+            self.echo_told = true;
+            tracing::warn!(connection = %self.metrics.name, "the adapter hears its own requests: set `echo: strip` on this connection");
         }
-        let line = self.wire.as_mut().map(Wire::line);
-        let free = line.as_ref().and_then(|line| line.free_at(unit));
-        let quiet_until = line.map_or(fetched.received, |line| line.quiet_until());
-        let spent = quiet_until.max(fetched.received).saturating_duration_since(fetched.began);
-        let outcome = match fetched.result {
-            Ok(()) => Outcome::Answered,
-            Err(Cause::Exception(code)) if BUSY_EXCEPTIONS.contains(&code) => Outcome::Busy,
-            Err(Cause::Exception(code)) if !GATEWAY_EXCEPTIONS.contains(&code) => Outcome::Refused,
-            Err(_) => Outcome::Failed { cost: spent },
-        };
-        let what = match outcome {
-            _ if self.schedule.is_sick(due.entry) => BusUse::Probe,
-            Outcome::Failed { .. } => BusUse::Timeout,
-            _ => BusUse::Poll,
-        };
-        metrics.spent_on_bus(what, spent);
-        let health = self.schedule.done(due.entry, fetched.received, outcome);
-        let rest = plan.device.limits.delay_between_requests;
-        let rested = (!rest.is_zero()).then(|| fetched.received + rest);
-        if let Some(until) = rested.max(free) {
-            self.schedule.hold(due.entry, until);
+        for (counter, count) in self.metrics.strays.iter().zip(strays) {
+            counter.add(count.into());
         }
-        match (outcome, fetched.result) {
-            (Outcome::Failed { .. }, Err(cause)) if health == Some(Health::Sick) => {
-                self.unit_is(unit, DeviceState::Offline(cause));
-            }
-            // A sick unit is back when the schedule says so, not at each answer of a loose contact.
-            (Outcome::Failed { .. }, _) => {}
-            _ if !self.schedule.is_sick(due.entry) => self.unit_is(unit, DeviceState::Online),
-            _ => {}
-        }
-    }
-
-    /// Compares an answered read with its plan.
-    fn note_pace(&mut self, device: usize, read: usize, fetched: &Fetched) {
-        if fetched.result.is_err() {
-            return;
-        }
-        let plan = &self.devices[device];
-        let exchange = &self.exchanges[device][read];
-        let planned = timing::exchange_time(&self.config, &plan.device.limits, exchange);
-        plan.metrics.planned_micros.add(u64::try_from(planned.as_micros()).unwrap_or(u64::MAX));
-        let measured = fetched.received.saturating_duration_since(fetched.began);
-        if let Some(Change { is_slow, planned, measured }) = self.paces[device].note(planned, measured) {
-            let text = if is_slow { "answers slower than planned" } else { "answers as planned again" };
-            tracing::info!(device = %plan.device.name, ?planned, ?measured, "{text}");
-        }
-    }
-
-    /// Notes a unit's state for all devices of that unit id, if it changed.
-    fn unit_is(&mut self, unit: u8, state: DeviceState) {
-        let online = Some(state == DeviceState::Online);
-        if std::mem::replace(&mut self.online[usize::from(unit)], online) == online {
-            return;
-        }
-        let of_unit = self.devices.iter().enumerate().filter(|(_, plan)| plan.device.unit == unit);
-        self.changes.extend(of_unit.map(|(ix, _)| (ix, state)));
-    }
-
-    fn is_away(&self, device: usize) -> bool {
-        self.online[usize::from(self.devices[device].device.unit)] == Some(false)
-    }
-
-    /// A network link that stays silent towards everybody is half open: only a new connection heals it. One dead unit
-    /// among others behind a gateway is no such case, and on a serial port there is nothing to reconnect to.
-    fn is_half_open(&self, fetched: &Fetched) -> bool {
-        let (timeouts, Some(since)) = self.silence() else { return false };
-        // A tight budget makes for short timeouts: three of them may pass while a device thinks.
-        let silent_for = fetched.received.saturating_duration_since(since);
-        !matches!(self.config.link, Link::Serial { .. })
-            && timeouts >= SILENT_TIMEOUTS
-            && silent_for >= fetched.response_timeout * SILENT_TIMEOUTS
-            && (self.schedule.nobody_answers() || self.fallen.len() >= FALLEN_UNITS)
-    }
-
-    /// Remembers which units fell silent in the present silence.
-    fn note_silence(&mut self, unit: u8) {
-        let (timeouts, _) = self.silence();
-        if timeouts <= 1 {
-            self.fallen.clear();
-        }
-        let fell = timeouts > 0 && self.online[usize::from(unit)] == Some(true);
-        if fell && self.fallen.len() < FALLEN_UNITS && !self.fallen.contains(&unit) {
-            self.fallen.push(unit);
-        }
-    }
-
-    fn silence(&self) -> (u32, Option<Instant>) {
-        self.wire.as_ref().map_or((0, None), Wire::silence)
     }
 }
 
-/// What is due: an entry of the schedule.
+/// What is due.
 #[derive(Clone, Copy, Debug)]
-pub struct Due {
+pub enum Due {
+    /// An entry of the schedule.
+    Entry(DueEntry),
+    /// The answer to one of the requests that are in flight; not longer than until the next entry may be due.
+    Answer(Option<Instant>),
+}
+
+/// An entry of the schedule that is due.
+#[derive(Clone, Copy, Debug)]
+pub struct DueEntry {
     entry: usize,
     missed: u64,
 }
@@ -350,8 +280,11 @@ impl<O: Open> Driver for ModbusDriver<O> {
 
     async fn due(&mut self) -> Due {
         loop {
+            if let Some(answer) = self.due_in_flight() {
+                return answer;
+            }
             match self.schedule.next(Instant::now()) {
-                Next::Due { entry, missed } => return Due { entry, missed },
+                Next::Due { entry, missed } => return Due::Entry(DueEntry { entry, missed }),
                 Next::At(at) => sleep_until(at).await,
                 Next::Never => std::future::pending().await,
             }
@@ -359,30 +292,15 @@ impl<O: Open> Driver for ModbusDriver<O> {
     }
 
     async fn read(&mut self, due: Due) -> Result<Option<Batch>, LinkLost> {
-        let Entry { device, read, unit, .. } = self.schedule.entry(due.entry);
-        self.devices[device].metrics.missed_ticks.add(due.missed);
-        let was_away = self.is_away(device);
-        let fetched = self.fetch(device, read).await?;
-        self.note_silence(unit);
-        self.account(due, device, &fetched);
-        self.note_pace(device, read, &fetched);
-        if self.is_half_open(&fetched) {
-            return Err(LinkLost("nobody answers".into()));
+        match due {
+            Due::Answer(until) => self.answer(until).await,
+            Due::Entry(due) if self.window.is_some() && self.post(due) => Ok(None),
+            Due::Entry(due) => {
+                let Entry { device, read, .. } = self.schedule.entry(due.entry);
+                let fetched = self.fetch(device, read).await?;
+                self.finish(due, &fetched)
+            }
         }
-        // A probe that failed tells nothing that is not known.
-        if was_away && self.is_away(device) {
-            return Ok(None);
-        }
-        let exchange = &self.exchanges[device][read];
-        let readings = fetched.result.map(|()| readings(exchange, &self.data, fetched.torn));
-        Ok(Some(Batch {
-            plan: self.devices[device].clone(),
-            read,
-            started: fetched.started,
-            received: fetched.received,
-            stamp: Stamp::now(),
-            readings,
-        }))
     }
 
     fn state_change(&mut self) -> Option<(usize, DeviceState)> {

@@ -19,7 +19,7 @@ use crate::mapping::compiled::{
 };
 use crate::mapping::device::{Device, Every, Group, Limits};
 use crate::model::place::{Place, Table};
-use crate::model::value::Raw;
+use crate::model::value::{Cause, Raw};
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -44,6 +44,11 @@ struct State {
     moving: bool,
     moved: u16,
     start: Option<Instant>,
+    /// TCP: all requests are worked on at once, and answers take so long, or a few times as long, by unit.
+    delay: Option<Duration>,
+    /// The most requests that were being worked on at once.
+    at_once: usize,
+    working: usize,
 }
 
 impl Plant {
@@ -73,15 +78,43 @@ impl Plant {
         Some(body)
     }
 
-    async fn serve(self, mut far: DuplexStream, rtu: bool) {
+    /// Answers a TCP request later, while others come in.
+    fn work_on(&self, frame: Vec<u8>, delay: Duration, answers: mpsc::UnboundedSender<Vec<u8>>) {
+        let Some(body) = self.answer(&frame[6..]) else { return };
+        self.set(|state| {
+            state.working += 1;
+            state.at_once = state.at_once.max(state.working);
+        });
+        let plant = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(delay * u32::from(body[0] % 5 + 1)).await;
+            plant.set(|state| state.working -= 1);
+            let _ = answers.send([&frame[..5], &[body.len() as u8], &body[..]].concat());
+        });
+    }
+
+    async fn serve(self, far: DuplexStream, rtu: bool) {
+        let (mut far, mut write) = tokio::io::split(far);
+        let (answers, mut answered) = mpsc::unbounded_channel::<Vec<u8>>();
         loop {
             let mut frame = vec![0; if rtu { 8 } else { 12 }];
-            if far.read_exact(&mut frame).await.is_err() {
-                return;
+            tokio::select! {
+                read = far.read_exact(&mut frame) => if read.is_err() { return },
+                Some(bytes) = answered.recv() => {
+                    if write.write_all(&bytes).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
             }
             let pdu = if rtu { &frame[..6] } else { &frame[6..] };
-            if self.0.lock().unwrap().echoes && far.write_all(&frame).await.is_err() {
+            if self.0.lock().unwrap().echoes && write.write_all(&frame).await.is_err() {
                 return;
+            }
+            let delay = self.0.lock().unwrap().delay;
+            if let Some(delay) = delay {
+                self.work_on(frame, delay, answers.clone());
+                continue;
             }
             let Some(mut body) = self.answer(pdu) else { continue };
             if rtu {
@@ -89,7 +122,7 @@ impl Plant {
             } else {
                 body = [&frame[..5], &[body.len() as u8], &body[..]].concat();
             }
-            if far.write_all(&body).await.is_err() || self.0.lock().unwrap().closes_after_reply {
+            if write.write_all(&body).await.is_err() || self.0.lock().unwrap().closes_after_reply {
                 return;
             }
         }
@@ -328,6 +361,52 @@ async fn an_echo_is_dropped_and_costs_nothing() {
     let told = running.after(ms(10_000)).await;
     assert!((198..=202).contains(&values_of(&told, 1)));
     assert!(running.connection.strays[Stray::Echo as usize].get() >= 198);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_in_flight_are_answered_in_any_order_and_never_more_than_allowed() {
+    let plant = Plant::default();
+    plant.set(|state| state.delay = Some(ms(40)));
+    let config = ModbusConfig { max_in_flight: 4, ..tcp() };
+    let devices: Vec<_> = (1..=10).map(|unit| device(unit, ms(1000))).collect();
+    let mut running = start(&plant, config, devices);
+    let told = running.after(ms(60_000)).await;
+    // One at a time the twenty reads of 40 to 200 ms take 2.4 s of each second.
+    for unit in 1..=10 {
+        assert!(values_of(&told, unit) >= 117, "{unit}: {}", values_of(&told, unit));
+    }
+    assert_eq!(plant.0.lock().unwrap().at_once, 4);
+    assert_eq!(running.connection.connects.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_unit_in_flight_holds_up_nobody() {
+    let plant = Plant::default();
+    plant.set(|state| (state.delay, state.dead) = (Some(ms(5)), vec![3]));
+    let config = ModbusConfig { max_in_flight: 2, ..tcp() };
+    let devices: Vec<_> = (1..=4).map(|unit| device(unit, ms(200))).collect();
+    let mut running = start(&plant, config, devices);
+    let told = running.after(ms(60_000)).await;
+    assert_eq!(told.iter().filter(|told| matches!(told, Told::Offline(3, Cause::Timeout))).count(), 1);
+    for unit in [1, 2, 4] {
+        // Until it's known to be dead, its two reads take both places for up to three timeouts.
+        assert!(values_of(&told, unit) >= 570, "{unit}: {}", values_of(&told, unit));
+    }
+    plant.set(|state| state.dead.clear());
+    assert!(values_of(&running.after(ms(40_000)).await, 3) > 90);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_flight_when_a_link_drops_is_asked_again() {
+    let plant = Plant::default();
+    plant.set(|state| state.closes_after_reply = true);
+    let config = ModbusConfig { max_in_flight: 4, ..tcp() };
+    let mut running = start(&plant, config, (1..=4).map(|unit| device(unit, ms(500))).collect());
+    let told = running.after(ms(30_000)).await;
+    assert!(!told.iter().any(|told| matches!(told, Told::Bad(..) | Told::Offline(..))), "{told:?}");
+    for unit in 1..=4 {
+        assert!(values_of(&told, unit) >= 118, "{unit}: {}", values_of(&told, unit));
+    }
 }
 
 #[tokio::test(start_paused = true)]

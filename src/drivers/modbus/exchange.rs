@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
 use super::framing::{self, Framing, LONGEST_FRAME, LONGEST_REQUEST, Request, Scan, Stray};
+use super::inbox::Inbox;
 use super::line::Line;
 use crate::drivers::LinkLost;
 use crate::drivers::pause::Pause;
@@ -73,6 +74,8 @@ pub struct Manner {
     pub is_serial: bool,
     /// How the line's silences are waited out.
     pub pause: Pause,
+    /// Answers that may be on their way at once.
+    pub max_in_flight: u16,
 }
 
 /// An open link with its framing and what it remembers of earlier exchanges.
@@ -84,8 +87,7 @@ pub struct Wire<S> {
     is_serial: bool,
     pause: Pause,
     transaction: u16,
-    buffer: [u8; LONGEST_FRAME],
-    filled: usize,
+    inbox: Inbox,
     strays: Strays,
     silent_timeouts: u32,
     silent_since: Option<Instant>,
@@ -94,7 +96,7 @@ pub struct Wire<S> {
 /// How many stray frames or bursts came, by [`Stray`].
 pub type Strays = [u32; 5];
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+impl<S> Wire<S> {
     /// A fresh link.
     pub fn new(stream: S, manner: Manner, now: Instant) -> Self {
         Self {
@@ -104,8 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             is_serial: manner.is_serial,
             pause: manner.pause,
             transaction: 0,
-            buffer: [0; LONGEST_FRAME],
-            filled: 0,
+            inbox: Inbox::new(LONGEST_FRAME * usize::from(manner.max_in_flight.max(1))),
             strays: Strays::default(),
             silent_timeouts: 0,
             silent_since: None,
@@ -127,6 +128,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         std::mem::take(&mut self.strays)
     }
 
+    /// The bytes that have arrived and are not understood yet.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.inbox.bytes()
+    }
+
+    pub(super) fn consume(&mut self, used: usize) {
+        self.inbox.consume(used);
+    }
+
+    pub(super) fn strayed(&mut self, kind: Stray) {
+        self.strays[kind as usize] += 1;
+    }
+
+    pub(super) fn next_transaction(&mut self) -> u16 {
+        self.transaction = self.transaction.wrapping_add(1);
+        self.transaction
+    }
+
+    /// A request that left at `started` was not answered.
+    pub(super) fn timed_out(&mut self, started: Instant) {
+        self.silent_timeouts = self.silent_timeouts.saturating_add(1);
+        self.silent_since.get_or_insert(started);
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Sends one request and waits for its answer, whose data is appended to `answer`.
     pub async fn exchange(
         &mut self,
@@ -137,16 +164,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if self.framing == Framing::Rtu {
             self.rest(request).await?;
         }
-        self.transaction = self.transaction.wrapping_add(1);
         let mut frame = [0; LONGEST_REQUEST];
-        let length = self.framing.encode(request, self.transaction, &mut frame);
+        let transaction = self.next_transaction();
+        let length = self.framing.encode(request, transaction, &mut frame);
         let started = Instant::now();
         let deadline = started + patience.timeout;
-        // A request that can't leave within the timeout may be cut in two: the far side's framing is lost with it.
-        timeout_at(deadline, self.stream.write_all(&frame[..length]))
-            .await
-            .map_err(|_| LinkLost("the request could not be sent in time".into()))?
-            .map_err(lost)?;
+        timeout_at(deadline, self.send(&frame[..length])).await.map_err(|_| too_slow())??;
         let ended = self.answer(request, deadline, answer).await?;
         let received = Instant::now();
         self.settle(request, patience, ended, started, received);
@@ -155,6 +178,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             Ended::Damaged => Reply::Garbled,
         };
         Ok(Exchanged { reply, started, received })
+    }
+
+    pub(super) async fn send(&mut self, frames: &[u8]) -> Result<(), LinkLost> {
+        self.stream.write_all(frames).await.map_err(lost)
     }
 
     /// Reads until the answer is there or the deadline passes.
@@ -166,9 +193,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     ) -> Result<Ended, LinkLost> {
         let mut garbled = false;
         loop {
-            match self.framing.scan(request, self.transaction, &self.buffer[..self.filled]) {
+            match self.framing.scan(request, self.transaction, self.inbox.bytes()) {
                 Scan::Complete { data, used } => {
-                    answer.extend_from_slice(&self.buffer[data]);
+                    answer.extend_from_slice(&self.inbox.bytes()[data]);
                     self.consume(used);
                     return Ok(Ended::With(Reply::Data));
                 }
@@ -187,21 +214,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                     garbled |=
                         self.framing == Framing::Rtu && matches!(kind, Stray::Misshapen | Stray::Noise);
                 }
-                Scan::Broken => return Err(LinkLost("the far side does not speak Modbus TCP".into())),
+                Scan::Broken => return Err(framing::not_modbus()),
                 Scan::More => {
-                    if self.filled == self.buffer.len() {
+                    if self.inbox.is_full() {
                         garbled = true;
                         self.make_room(request);
                     }
-                    let damaged =
-                        self.is_serial && framing::is_damaged_answer(request, &self.buffer[..self.filled]);
+                    let damaged = self.is_serial && framing::is_damaged_answer(request, self.inbox.bytes());
                     let until = if damaged { deadline.min(Instant::now() + FRAME_END) } else { deadline };
                     match timeout_at(until, self.fill()).await {
                         Ok(read) => read?,
                         Err(_) if damaged => return Ok(Ended::Damaged),
                         Err(_) if self.framing == Framing::Mbap => return Ok(Ended::With(Reply::Timeout)),
                         Err(_) => {
-                            garbled |= self.filled > 0;
+                            garbled |= !self.inbox.bytes().is_empty();
                             let reply = if garbled { Reply::Garbled } else { Reply::Timeout };
                             return Ok(Ended::With(reply));
                         }
@@ -221,8 +247,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         received: Instant,
     ) {
         if ended == Ended::With(Reply::Timeout) {
-            self.silent_timeouts = self.silent_timeouts.saturating_add(1);
-            self.silent_since.get_or_insert(started);
+            self.timed_out(started);
         }
         if self.framing == Framing::Mbap {
             return;
@@ -255,10 +280,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             if now >= give_up {
                 return Err(LinkLost("the line never falls quiet".into()));
             }
-            let Self { stream, buffer, filled, pause, .. } = self;
+            let Self { stream, inbox, pause, .. } = self;
             tokio::select! {
                 biased;
-                read = fill(stream, buffer, filled) => {
+                read = fill(stream, inbox) => {
                     read?;
                     self.heard_between(request);
                 }
@@ -272,10 +297,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Bytes came while nobody was asked: the late answer that frees its unit and the line, or something else.
     fn heard_between(&mut self, request: Request) {
         self.broke_silence();
-        if self.line.heard(&self.buffer[..self.filled], Instant::now()) {
+        if self.line.heard(self.inbox.bytes(), Instant::now()) {
             self.strayed(Stray::Late);
-            self.filled = 0;
-        } else if self.filled == self.buffer.len() {
+            self.inbox.clear();
+        } else if self.inbox.is_full() {
             // Room for what follows; a frame that is cut here is only a late answer that is waited out.
             self.forget(request);
         }
@@ -285,8 +310,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     async fn drain_ready(&mut self, request: Request) -> Result<(), LinkLost> {
         // Bounded: a port that always has more is caught by `rest`, which then never finds it quiet.
         for _ in 0..8 {
-            let Self { stream, buffer, filled, .. } = self;
-            let mut room = ReadBuf::new(&mut buffer[*filled..]);
+            let Self { stream, inbox, .. } = self;
+            let mut room = ReadBuf::new(inbox.vacant());
             let ready = poll_fn(|cx| match Pin::new(&mut *stream).poll_read(cx, &mut room) {
                 Poll::Ready(read) => Poll::Ready(Some(read)),
                 Poll::Pending => Poll::Ready(None),
@@ -298,48 +323,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             if count == 0 {
                 return Err(closed());
             }
-            self.filled += count;
+            self.inbox.filled(count);
             self.heard_between(request);
         }
         Ok(())
     }
 
     /// Reads at least one byte behind those that are there.
-    async fn fill(&mut self) -> Result<(), LinkLost> {
-        fill(&mut self.stream, &mut self.buffer, &mut self.filled).await?;
+    pub(super) async fn fill(&mut self) -> Result<(), LinkLost> {
+        fill(&mut self.stream, &mut self.inbox).await?;
         self.broke_silence();
         Ok(())
     }
 
     /// RTU: drops the bytes that are there, and counts what they were.
     fn forget(&mut self, request: Request) {
-        let mut at = 0;
-        while at < self.filled {
-            let (kind, used) = framing::stray(request, &self.buffer[at..self.filled]);
+        while !self.inbox.bytes().is_empty() {
+            let (kind, used) = framing::stray(request, self.inbox.bytes());
             self.strayed(kind);
-            at += used;
+            self.inbox.consume(used);
         }
-        self.filled = 0;
     }
 
     /// RTU: drops what is in front of the answer, in a buffer that is full of something else.
     fn make_room(&mut self, request: Request) {
-        let used = framing::before_answer(request, &self.buffer[..self.filled]);
+        let used = framing::before_answer(request, self.inbox.bytes());
         self.strayed(Stray::Noise);
-        self.consume(used);
-    }
-
-    fn strayed(&mut self, kind: Stray) {
-        self.strays[kind as usize] += 1;
+        self.inbox.consume(used);
     }
 
     fn broke_silence(&mut self) {
         (self.silent_timeouts, self.silent_since) = (0, None);
-    }
-
-    fn consume(&mut self, used: usize) {
-        self.buffer.copy_within(used..self.filled, 0);
-        self.filled -= used;
     }
 }
 
@@ -351,18 +365,19 @@ enum Ended {
     Damaged,
 }
 
-async fn fill<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    buffer: &mut [u8],
-    filled: &mut usize,
-) -> Result<(), LinkLost> {
-    match stream.read(&mut buffer[*filled..]).await.map_err(lost)? {
+async fn fill<S: AsyncRead + Unpin>(stream: &mut S, inbox: &mut Inbox) -> Result<(), LinkLost> {
+    match stream.read(inbox.vacant()).await.map_err(lost)? {
         0 => Err(closed()),
         count => {
-            *filled += count;
+            inbox.filled(count);
             Ok(())
         }
     }
+}
+
+/// A request that can't leave within its timeout may be cut in two: the far side's framing is lost with it.
+pub(super) fn too_slow() -> LinkLost {
+    LinkLost("the request could not be sent in time".into())
 }
 
 fn lost(error: io::Error) -> LinkLost {

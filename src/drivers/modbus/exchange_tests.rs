@@ -28,7 +28,14 @@ fn link(framing: Framing) -> (Wire<DuplexStream>, DuplexStream) {
 }
 
 fn manner(framing: Framing) -> Manner {
-    Manner { framing, silence: SILENCE, late_window: None, is_serial: true, pause: Pause::coarse() }
+    Manner {
+        framing,
+        silence: SILENCE,
+        late_window: None,
+        is_serial: true,
+        pause: Pause::coarse(),
+        max_in_flight: 1,
+    }
 }
 
 fn count_of(wire: &mut Wire<DuplexStream>, kind: Stray) -> u32 {

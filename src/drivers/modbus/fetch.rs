@@ -15,7 +15,7 @@ use super::plan::{Block, Cut, Exchange, Pick};
 use super::probing::Probing;
 use super::{decode, timing};
 use crate::drivers::LinkLost;
-use crate::mapping::device::DevicePlan;
+use crate::mapping::device::{Device, DevicePlan};
 use crate::model::value::{Cause, Raw};
 
 /// A torn read is tried so often in all.
@@ -92,7 +92,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
         if let Some(until) = self.rest_until.take() {
             sleep_until(until).await;
         }
-        let patience = self.patience(block, first);
+        let spent = first.map_or(Duration::ZERO, |first| first.elapsed());
+        let device = &self.plan.device;
+        let patience = patience(self.config, device, block, spent, self.probing.as_deref_mut());
         let Patience { timeout, response_timeout, .. } = patience;
         let fetched = |result, started: Instant, received| {
             let started = first.unwrap_or(started);
@@ -106,35 +108,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
         let request = Request { unit: self.plan.device.unit, block };
         let done = self.wire.exchange(request, patience, self.data).await?;
         self.rest_until = (!self.rest.is_zero()).then(|| done.received + self.rest);
-        let result = match done.reply {
-            Reply::Data => Ok(()),
-            Reply::Exception(code) => Err(Cause::Exception(code)),
-            Reply::Timeout => Err(Cause::Timeout),
-            Reply::Garbled => Err(Cause::Garbled),
-        };
-        Ok(fetched(result, done.started, done.received))
-    }
-
-    /// The response timeout, or what the budget leaves of it; for a probe, less.
-    fn patience(&mut self, block: Block, started: Option<Instant>) -> Patience {
-        let device = &self.plan.device;
-        let response_timeout = timing::response_timeout(self.config, &device.limits, block);
-        let spent = started.map_or(Duration::ZERO, |started| started.elapsed());
-        let left = response_timeout.min(device.budget.within.saturating_sub(spent));
-        let Some(probing) = &mut self.probing else {
-            let line_rest = response_timeout * QUIET_HALVES / 2;
-            return Patience { timeout: left, response_timeout, line_rest };
-        };
-        let frames =
-            timing::line_of(&self.config.link).map_or(Duration::ZERO, |line| timing::frames(line, block));
-        let timeout = probing.patience(frames, left, Instant::now());
-        Patience { timeout, response_timeout, line_rest: timeout }
+        Ok(fetched(result(done.reply), done.started, done.received))
     }
 
     /// Did words that are used change between the two answers of the first block?
     fn is_torn(&self) -> bool {
         self.exchange.repeat_first
             && self.exchange.cuts.iter().any(|cut| is_torn(cut, self.exchange, self.data))
+    }
+}
+
+/// How long to wait for a block of a read whose first request left `spent` ago: the response timeout, or what the budget
+/// leaves of it; for a probe, less.
+pub(super) fn patience(
+    config: &ModbusConfig,
+    device: &Device,
+    block: Block,
+    spent: Duration,
+    probing: Option<&mut Probing>,
+) -> Patience {
+    let response_timeout = timing::response_timeout(config, &device.limits, block);
+    let left = response_timeout.min(device.budget.within.saturating_sub(spent));
+    let Some(probing) = probing else {
+        let line_rest = response_timeout * QUIET_HALVES / 2;
+        return Patience { timeout: left, response_timeout, line_rest };
+    };
+    let frames = timing::line_of(&config.link).map_or(Duration::ZERO, |line| timing::frames(line, block));
+    let timeout = probing.patience(frames, left, Instant::now());
+    Patience { timeout, response_timeout, line_rest: timeout }
+}
+
+/// The cause of a reply that carries no data.
+pub(super) fn result(reply: Reply) -> Result<(), Cause> {
+    match reply {
+        Reply::Data => Ok(()),
+        Reply::Exception(code) => Err(Cause::Exception(code)),
+        Reply::Timeout => Err(Cause::Timeout),
+        Reply::Garbled => Err(Cause::Garbled),
     }
 }
 

@@ -13,6 +13,7 @@
 use std::ops::Range;
 
 use super::plan::Block;
+use crate::drivers::LinkLost;
 
 /// The longest frame there is: an MBAP header and a PDU of 253 bytes.
 pub const LONGEST_FRAME: usize = 260;
@@ -119,19 +120,50 @@ impl Framing {
     }
 }
 
-fn scan_mbap(request: Request, transaction: u16, bytes: &[u8]) -> Scan {
-    let Some(header) = bytes.first_chunk::<MBAP>() else { return Scan::More };
+/// What MBAP bytes begin with, whoever they answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// A whole frame of `used` bytes.
+    Frame {
+        /// Its transaction id.
+        transaction: u16,
+        /// Bytes that the frame takes, from the front.
+        used: usize,
+    },
+    /// Bytes are missing.
+    More,
+    /// The frames' borders are lost for good.
+    Broken,
+}
+
+/// Looks at the frame at the front of MBAP bytes.
+pub fn mbap_head(bytes: &[u8]) -> Head {
+    let Some(header) = bytes.first_chunk::<MBAP>() else { return Head::More };
     let protocol = u16::from_be_bytes([header[2], header[3]]);
     let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
     let used = MBAP - 1 + length;
     // Shorter than an exception or longer than a PDU may be: nothing that follows can be trusted to be a header.
     if protocol != 0 || !(3..=LONGEST_FRAME - (MBAP - 1)).contains(&length) {
-        return Scan::Broken;
+        return Head::Broken;
     }
-    if bytes.len() < used {
-        return Scan::More;
+    match bytes.len() < used {
+        true => Head::More,
+        false => Head::Frame { transaction: u16::from_be_bytes([header[0], header[1]]), used },
     }
-    match transaction.wrapping_sub(u16::from_be_bytes([header[0], header[1]])) {
+}
+
+/// The far side of a TCP link sends something else than MBAP frames.
+pub fn not_modbus() -> LinkLost {
+    LinkLost("the far side does not speak Modbus TCP".into())
+}
+
+fn scan_mbap(request: Request, transaction: u16, bytes: &[u8]) -> Scan {
+    let (answered, used) = match mbap_head(bytes) {
+        Head::Frame { transaction, used } => (transaction, used),
+        Head::More => return Scan::More,
+        Head::Broken => return Scan::Broken,
+    };
+    match transaction.wrapping_sub(answered) {
         0 => {}
         // Ids count up: half of their circle lies behind.
         1..0x8000 => return Scan::Stray { kind: Stray::Late, used },
@@ -139,11 +171,10 @@ fn scan_mbap(request: Request, transaction: u16, bytes: &[u8]) -> Scan {
     }
     let function = request.block.table.read_function();
     let expected = request.block.bytes();
-    let pdu = &bytes[MBAP..used];
-    match pdu {
-        _ if header[6] != request.unit => Scan::Misfit(used),
-        [refused, code] if *refused == function | EXCEPTION => Scan::Exception { code: *code, used },
-        [answered, count, data @ ..]
+    match &bytes[MBAP - 1..used] {
+        [unit, ..] if *unit != request.unit => Scan::Misfit(used),
+        [_, refused, code] if *refused == function | EXCEPTION => Scan::Exception { code: *code, used },
+        [_, answered, count, data @ ..]
             if *answered == function && usize::from(*count) == expected && data.len() == expected =>
         {
             Scan::Complete { data: MBAP + 2..used, used }

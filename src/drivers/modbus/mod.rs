@@ -7,11 +7,13 @@ pub mod driver;
 pub mod exchange;
 mod fetch;
 pub mod framing;
+pub mod inbox;
 pub mod line;
 pub mod plan;
 pub mod probing;
 pub mod timing;
 pub mod transport;
+pub mod window;
 
 pub use compile::{CompileError, DeviceError, ModbusPlan};
 pub use driver::ModbusDriver;
