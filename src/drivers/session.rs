@@ -107,10 +107,14 @@ impl<D: Driver> Session<D> {
 
     async fn read_until_lost(&mut self, stop: &CancellationToken) -> ControlFlow<Over, LinkLost> {
         loop {
+            if stop.is_cancelled() {
+                return ControlFlow::Break(Over);
+            }
+            // What is due at once needs no place in the queue of those who wait for a stop.
             let due = tokio::select! {
                 biased;
-                () = stop.cancelled() => return ControlFlow::Break(Over),
                 due = self.driver.due() => due,
+                () = stop.cancelled() => return ControlFlow::Break(Over),
             };
             match self.driver.read(due).await {
                 Ok(batch) => self.tell(batch).await?,
