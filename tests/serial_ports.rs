@@ -116,7 +116,7 @@ async fn babbling() {
     let healthy = Adapter::new(4);
     let mut well = session(&healthy.path, "");
     well.until(4).await;
-    let mut ill = session(&path, ", delay_between_requests: 1ms");
+    let mut ill = session(&path, ", frame_gap: 50ms");
     ill.until_offline().await;
     for _ in 0..20 {
         assert_eq!(well.value().await, Ok(4));
