@@ -1,4 +1,4 @@
-//! Modbus TCP servers as they are, on the paused clock: what they are asked, when, and over how many connections.
+//! Modbus TCP servers and serial device servers as they are, on the paused clock: what they are asked, when, and over how many connections.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use taktbus::drivers::modbus::config::Link;
+use taktbus::drivers::modbus::framing::crc;
 use taktbus::drivers::modbus::transport::Open;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::task::LocalSet;
@@ -273,6 +274,55 @@ async fn the_rests_of_a_connection_are_kept_at_the_far_end() {
         for (answered, next) in answered.iter().zip(&asked[1..]) {
             let rest = *next - *answered;
             assert!(rest >= Duration::from_millis(70), "{rest:?}");
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// A line behind a serial device server: what its units are asked, and when.
+#[derive(Clone, Default)]
+struct Line(Arc<Mutex<Vec<(Instant, Instant)>>>);
+
+impl Open for Line {
+    type Stream = DuplexStream;
+
+    async fn open(&mut self, _: &Link) -> io::Result<DuplexStream> {
+        let (near, mut far) = duplex(1024);
+        let times = self.0.clone();
+        tokio::task::spawn_local(async move {
+            let mut request = [0; 8];
+            while far.read_exact(&mut request).await.is_ok() {
+                let asked = Instant::now();
+                let body = [&request[..2], &[2], &(VALUE as u16).to_be_bytes()].concat();
+                let answer = [&body[..], &crc(&body).to_le_bytes()].concat();
+                sleep(SECOND / 200).await;
+                let _ = far.write_all(&answer).await;
+                times.lock().unwrap().push((asked, Instant::now()));
+            }
+        });
+        Ok(near)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_frame_gap_of_a_line_is_kept_at_the_far_end() {
+    let test = async {
+        // At 9600 baud 8E1 the silence is 4 ms where nothing is said.
+        for (more, gap) in [(", frame_gap: 25ms", 25), ("", 4)] {
+            let line = Line::default();
+            let connection = format!("tcp: '10.0.0.1:4196', framing: rtu, baud: 9600{more}");
+            let mut session = Session::with(plan(&connection, &devices(&[1, 2, 3], "200ms")), line.clone());
+            let values = session.values_for(10 * SECOND).await;
+            assert!(
+                values.len() >= 145 && values.iter().all(|value| *value == Ok(VALUE)),
+                "{}",
+                values.len()
+            );
+            session.end().await;
+            let times = line.0.lock().unwrap();
+            let rests = times.windows(2).map(|pair| pair[1].0 - pair[0].1);
+            let shortest = rests.min().unwrap();
+            assert!(shortest >= Duration::from_millis(gap), "{shortest:?}");
         }
     };
     LocalSet::new().run_until(test).await;

@@ -144,9 +144,10 @@ fn unplugged() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the port is gone: unplugged?")
 }
 
-/// EIO says nothing to anybody.
+/// The system's words for it say nothing to anybody.
 fn gone(error: io::Error) -> io::Error {
-    if error.raw_os_error() == Some(Errno::IO.raw_os_error()) { unplugged() } else { error }
+    let codes = [Errno::IO, Errno::NODEV, Errno::NXIO].map(Errno::raw_os_error);
+    if error.raw_os_error().is_some_and(|code| codes.contains(&code)) { unplugged() } else { error }
 }
 
 impl AsyncRead for Stream {
@@ -193,6 +194,22 @@ mod tests {
     use crate::drivers::modbus::config::{Line, Parity};
     use tokio::sync::oneshot;
     use tokio_serial::SerialPort as _;
+
+    #[tokio::test]
+    async fn a_port_that_is_pulled_out_says_so_whether_it_is_read_or_written() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        for writes in [false, true] {
+            let (far, near) = SerialStream::pair().unwrap();
+            let mut port = Stream::Serial(near);
+            drop(far);
+            let error = if writes {
+                port.write_all(&[0]).await.unwrap_err()
+            } else {
+                port.read(&mut [0; 8]).await.unwrap_err()
+            };
+            assert_eq!(error.to_string(), unplugged().to_string());
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_port_that_hangs_is_waited_for_again_and_not_joined_by_a_second_try() {
