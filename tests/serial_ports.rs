@@ -36,9 +36,10 @@ impl Drop for Folder {
     }
 }
 
+/// A response timeout that no busy machine makes a false alarm of, where nothing is said against it.
 fn session(port: &Path, more: &str) -> Session {
-    let connection =
-        format!("rtu: {}, baud: 115200, format: 8N1, response_timeout: 10s{more}", port.display());
+    let timeout = if more.contains("response_timeout") { "" } else { ", response_timeout: 10s" };
+    let connection = format!("rtu: {}, baud: 115200, format: 8N1{timeout}{more}", port.display());
     Session::real(&connection, &devices(&[1], "50ms"))
 }
 
@@ -116,12 +117,14 @@ async fn babbling() {
     let healthy = Adapter::new(4);
     let mut well = session(&healthy.path, "");
     well.until(4).await;
-    let mut ill = session(&path, ", frame_gap: 50ms");
-    ill.until_offline().await;
+    let mut ill = session(&path, ", frame_gap: 200ms, response_timeout: 500ms");
+    // On a busy machine the babble has gaps: then it's a garbled answer, until it has none.
+    while log.lines_with("the line never falls quiet") == 0 {
+        let _ = timeout(Duration::from_millis(100), ill.events.recv()).await;
+    }
     for _ in 0..20 {
         assert_eq!(well.value().await, Ok(4));
     }
-    assert!(log.lines_with("the line never falls quiet") > 0, "{}", log.text());
     assert!(ill.is_alive());
     babbler.abort();
     ill.end().await;
