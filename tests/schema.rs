@@ -83,7 +83,7 @@ fn every_shipped_profile_is_accepted() {
 fn every_example_is_accepted() {
     let mut files = Vec::new();
     yaml_files(&root().join("examples"), &mut files);
-    let options = LoadOptions { mapping_dirs: vec![root().join("mappings")] };
+    let options = LoadOptions { mapping_dirs: vec![root().join("mappings")], ..LoadOptions::default() };
     for path in files.iter().filter(|path| !path.components().any(|part| part.as_os_str() == "mappings")) {
         let loaded = config::load(path, &options);
         assert!(loaded.site.is_some(), "{}: {:#?}", path.display(), texts(&loaded.diagnostics));

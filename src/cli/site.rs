@@ -4,13 +4,14 @@ use anyhow::Result;
 
 use super::{Outcome, SiteArgs};
 use crate::config::plan::Site;
-use crate::config::{self, LoadOptions, Loaded};
+use crate::config::{self, LoadOptions, Loaded, ports};
 use crate::model::diagnostic::{Diagnostic, Severity};
 use crate::runtime::gateway::Gateway;
 
 /// Loads the site; nothing is printed.
 pub fn read(args: &SiteArgs) -> Loaded {
-    config::load(&args.site, &LoadOptions { mapping_dirs: args.mappings.clone() })
+    let options = LoadOptions { mapping_dirs: args.mappings.clone(), port_links: Some(ports::BY_ID.into()) };
+    config::load(&args.site, &options)
 }
 
 /// Loads the site; diagnostics go to stderr.

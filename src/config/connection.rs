@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::written::{self, Connection, Framing};
+use super::written::{self, Connection, Delay, Framing};
 use crate::document::codes;
 use crate::document::duration::Rest;
 use crate::document::read::At;
 use crate::document::scalar::shortened;
-use crate::drivers::modbus::config::{Echo, Line, Link, ModbusConfig, Parity};
+use crate::document::types::{Either, Flag};
+use crate::drivers::modbus::config::{Echo, Line, Link, ModbusConfig, Parity, Rs485};
 use crate::model::diagnostic::Diagnostics;
 
 /// Bits per second where none are given (MODBUS over serial line V1.02, 2.2.1: the required default).
@@ -22,6 +23,7 @@ pub fn compile(name: &At<String>, written: &Connection, found: &mut Diagnostics)
     let rest = |at: &Option<Box<At<Rest>>>| at.as_ref().map_or(Duration::ZERO, |rest| rest.0);
     let link = link(name, written, found)?;
     rtu_only(written, &link, found)?;
+    serial_only(written, &link, found)?;
     Some(ModbusConfig {
         response_timeout: written.response_timeout.as_ref().map(|timeout| timeout.0),
         delay_between_requests: rest(&written.delay_between_requests),
@@ -33,6 +35,7 @@ pub fn compile(name: &At<String>, written: &Connection, found: &mut Diagnostics)
             Some(written::Echo::None) | None => Echo::None,
         },
         max_in_flight: written.max_in_flight.as_ref().map_or(1, |at| u16::try_from(at.0).unwrap_or(1)),
+        rs485: written.rs485.as_ref().and_then(|at| rs485(&at.value)),
         ..ModbusConfig::new(link)
     })
 }
@@ -59,6 +62,43 @@ fn rtu_only(written: &Connection, link: &Link, found: &mut Diagnostics) -> Optio
         return None;
     }
     Some(())
+}
+
+/// RS-485 is the port's business; behind a socket it is the far side's.
+fn serial_only(written: &Connection, link: &Link, found: &mut Diagnostics) -> Option<()> {
+    let Some(at) = &written.rs485 else { return Some(()) };
+    if !matches!(link, Link::Serial { .. }) {
+        found
+            .error(codes::BAD_LINE, &at.span, "'rs485' is for serial ports of this machine")
+            .help("remove it; a serial device server is set up at its own web page");
+        return None;
+    }
+    let Either::Long(words) = &at.value else { return Some(()) };
+    let delays = [&words.delay_before_send, &words.delay_after_send];
+    match delays.into_iter().flatten().find(|delay| delay.0.subsec_micros() % 1000 != 0) {
+        None => Some(()),
+        Some(delay) => {
+            found
+                .error(codes::OUT_OF_RANGE, &delay.span, "the kernel counts whole milliseconds here")
+                .help("such as 1ms");
+            None
+        }
+    }
+}
+
+fn rs485(written: &Either<Flag, written::Rs485>) -> Option<Rs485> {
+    let words = match written {
+        Either::Short(Flag(switched)) => return switched.then(Rs485::default),
+        Either::Long(words) => words,
+    };
+    let default = Rs485::default();
+    let delay = |at: &Option<Box<At<Delay>>>| at.as_ref().map_or(Duration::ZERO, |delay| delay.0);
+    Some(Rs485 {
+        rts_on_send: words.rts_on_send.as_ref().map_or(default.rts_on_send, |flag| flag.0),
+        delay_before_send: delay(&words.delay_before_send),
+        delay_after_send: delay(&words.delay_after_send),
+        full_duplex: words.full_duplex.as_ref().map_or(default.full_duplex, |flag| flag.0),
+    })
 }
 
 fn link(name: &At<String>, written: &Connection, found: &mut Diagnostics) -> Option<Link> {
@@ -94,7 +134,7 @@ fn link(name: &At<String>, written: &Connection, found: &mut Diagnostics) -> Opt
             if rtu.value.0.is_empty() {
                 found
                     .error(codes::BAD_LINE, &rtu.span, "the device file has no name")
-                    .help("such as /dev/ttyUSB0");
+                    .help("such as /dev/serial/by-id/usb-FTDI_FT232R_A50285BI-if00-port0");
                 return None;
             }
             Some(Link::Serial { path: PathBuf::from(&rtu.value.0), line: line(written) })

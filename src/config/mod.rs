@@ -6,6 +6,7 @@ mod device;
 mod fit;
 mod library;
 pub mod plan;
+pub mod ports;
 mod publish;
 mod rates;
 mod site;
@@ -28,6 +29,8 @@ use crate::model::secret::Secret;
 pub struct LoadOptions {
     /// Folders, first one first.
     pub mapping_dirs: Vec<PathBuf>,
+    /// [`ports::BY_ID`], where the links of serial ports may be looked at.
+    pub port_links: Option<PathBuf>,
 }
 
 /// What came of loading a site file.
@@ -98,6 +101,7 @@ fn read_site(file: &Arc<SourceFile>, options: &LoadOptions, found: &mut Diagnost
     }
     let written = written::Site::read(&node, &mut Reader { file, found })?;
     drop(node);
+    ports::check(&written, options.port_links.as_deref(), found);
     let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
     let mut library = library::Library::new(folder, &options.mapping_dirs);
     let mut site = site::compile(&written, &mut library, found)?;

@@ -9,10 +9,13 @@ use crate::document::fields::{choice, document};
 use crate::document::read::{Read, Reader};
 use crate::document::scalar::{Meaning, meaning, shortened};
 use crate::document::schema::Schemas;
-use crate::document::types::{Either, Int, List, Name, Names, Nullable, Text};
+use crate::document::types::{Either, Flag, Int, List, Name, Names, Nullable, Text};
 use crate::document::yaml::{Kind as NodeKind, Node};
 use crate::mapping::profile::{Limits, Point};
 use crate::mapping::written::ProfileName;
+
+/// An RS-485 delay: the kernel takes up to 100 ms (serial_core.c, RS485_MAX_RTS_DELAY).
+pub type Delay = Duration<0, 100>;
 
 /// A budget: 1 ms to 1 h.
 pub type Within = Duration<1, 3_600_000>;
@@ -61,8 +64,25 @@ document! {
         optional echo: Echo,
         /// TCP: how many requests may wait for their answers at once, where the device allows it. Default 1.
         optional max_in_flight: Int<1, 16>,
+        /// Serial port: true, or how, where the kernel switches the RS-485 transceiver (TIOCSRS485). USB adapters switch by
+        /// themselves. Default false.
+        optional rs485: Either<Flag, Rs485>,
     }
     unsupported: [("opcua", "OPC UA"), ("security", "'security'"), ("user", "'user'"), ("password", "'password'")]
+}
+
+document! {
+    /// How the kernel switches an RS-485 transceiver.
+    pub struct Rs485 ("RS-485 options") {
+        /// The line RTS while sending; the opposite at all other times. Default true.
+        optional rts_on_send: Flag,
+        /// From the switch to the first byte, in whole milliseconds. Default 0ms.
+        optional delay_before_send: Delay,
+        /// From the last byte to the switch, in whole milliseconds. Default 0ms.
+        optional delay_after_send: Delay,
+        /// Receives while sending too: four wires. Default false.
+        optional full_duplex: Flag,
+    }
 }
 
 choice! {

@@ -88,6 +88,7 @@ codes! {
     SHARED_ADDRESS = "W005", "Two connections to one address.";
     BUSY_BUS = "W006", "A bus with little room for slow or lost answers.";
     OLD_VALUES = "W007", "Values that may be older than their budget.";
+    PORT_NUMBER = "W010", "A serial port by a number that changes when it's plugged in again.";
 }
 
 #[cfg(test)]

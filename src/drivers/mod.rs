@@ -1,6 +1,7 @@
 //! Southbound: the seam between a connection's life and its protocol, and the one list of drivers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,11 @@ pub trait Driver {
 
     /// The devices behind this connection.
     fn devices(&self) -> &[Arc<DevicePlan>];
+
+    /// The longest wait between two tries to open the link.
+    fn longest_wait(&self) -> Duration {
+        backoff::LONGEST
+    }
 
     /// Opens the link. May take long; may be dropped at any moment.
     fn connect(&mut self) -> impl Future<Output = Result<(), LinkLost>>;

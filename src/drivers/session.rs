@@ -38,7 +38,8 @@ pub async fn run<D: Driver>(
     metrics: Arc<ConnectionMetrics>,
 ) {
     let known = vec![None; driver.devices().len()];
-    let mut session = Session { driver, events, metrics, known, backoff: Backoff::default(), reported: None };
+    let backoff = Backoff::up_to(driver.longest_wait());
+    let mut session = Session { driver, events, metrics, known, backoff, reported: None };
     let stopped = async {
         stop.cancelled().await;
         sleep(STOP_WITHIN).await;

@@ -26,6 +26,8 @@ pub struct ModbusConfig {
     pub echo: Echo,
     /// TCP: how many requests may wait for their answers at once, at least 1.
     pub max_in_flight: u16,
+    /// Serial port: the kernel switches the transceiver.
+    pub rs485: Option<Rs485>,
 }
 
 impl ModbusConfig {
@@ -40,6 +42,7 @@ impl ModbusConfig {
             frame_gap: None,
             echo: Echo::default(),
             max_in_flight: 1,
+            rs485: None,
         }
     }
 
@@ -58,6 +61,30 @@ pub enum Echo {
     None,
     /// Every request comes back in front of its answer, and is dropped.
     Strip,
+}
+
+/// How the kernel switches a two-wire transceiver by the line RTS (TIOCSRS485; Linux, "RS485 Serial Communications").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rs485 {
+    /// RTS while sending; the opposite at all other times.
+    pub rts_on_send: bool,
+    /// From the switch to the first byte. The kernel counts whole milliseconds.
+    pub delay_before_send: Duration,
+    /// From the last byte to the switch.
+    pub delay_after_send: Duration,
+    /// Receives while sending too: four wires, or a transceiver that must hear itself.
+    pub full_duplex: bool,
+}
+
+impl Default for Rs485 {
+    fn default() -> Self {
+        Self {
+            rts_on_send: true,
+            delay_before_send: Duration::ZERO,
+            delay_after_send: Duration::ZERO,
+            full_duplex: false,
+        }
+    }
 }
 
 /// How the bytes travel.

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
@@ -23,7 +24,7 @@ use super::transport::{Open, Opener};
 use super::window::Window;
 use crate::drivers::pace::Pace;
 use crate::drivers::schedule::{Entry, Next, Schedule};
-use crate::drivers::{Driver, LinkLost};
+use crate::drivers::{Driver, LinkLost, backoff};
 use crate::mapping::batch::{Batch, DeviceState};
 use crate::mapping::device::DevicePlan;
 use crate::metrics::{ConnectionMetrics, DeviceMetrics};
@@ -74,7 +75,8 @@ impl ModbusDriver<Opener> {
         metrics: Vec<Arc<DeviceMetrics>>,
         connection: Arc<ConnectionMetrics>,
     ) -> Self {
-        Self::with_opener(name, plan, metrics, connection, Opener::default())
+        let opener = Opener::with_rs485(plan.config.rs485);
+        Self::with_opener(name, plan, metrics, connection, opener)
     }
 }
 
@@ -265,6 +267,13 @@ impl<O: Open> Driver for ModbusDriver<O> {
 
     fn devices(&self) -> &[Arc<DevicePlan>] {
         &self.devices
+    }
+
+    fn longest_wait(&self) -> Duration {
+        match self.config.link {
+            Link::Serial { .. } => backoff::LONGEST_FOR_A_PORT,
+            Link::Tcp { .. } | Link::RtuOverTcp { .. } => backoff::LONGEST,
+        }
     }
 
     async fn connect(&mut self) -> Result<(), LinkLost> {

@@ -87,6 +87,7 @@ pub struct Wire<S> {
     is_serial: bool,
     pause: Pause,
     transaction: u16,
+    last_asked: Option<u8>,
     inbox: Inbox,
     strays: Strays,
     silent_timeouts: u32,
@@ -106,6 +107,7 @@ impl<S> Wire<S> {
             is_serial: manner.is_serial,
             pause: manner.pause,
             transaction: 0,
+            last_asked: None,
             inbox: Inbox::new(LONGEST_FRAME * usize::from(manner.max_in_flight.max(1))),
             strays: Strays::default(),
             silent_timeouts: 0,
@@ -164,6 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if self.framing == Framing::Rtu {
             self.rest(request).await?;
         }
+        self.last_asked = Some(request.unit);
         let mut frame = [0; LONGEST_REQUEST];
         let transaction = self.next_transaction();
         let length = self.framing.encode(request, transaction, &mut frame);
@@ -278,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 break;
             }
             if now >= give_up {
-                return Err(LinkLost("the line never falls quiet".into()));
+                return Err(babble(self.last_asked));
             }
             let Self { stream, inbox, pause, .. } = self;
             tokio::select! {
@@ -380,8 +383,21 @@ pub(super) fn too_slow() -> LinkLost {
     LinkLost("the request could not be sent in time".into())
 }
 
+/// One reason in one text, however the kernel comes to know it: texts that alternate would fill the log.
 fn lost(error: io::Error) -> LinkLost {
-    LinkLost(error.to_string())
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    match error.kind() {
+        BrokenPipe | ConnectionAborted | ConnectionReset => closed(),
+        _ => LinkLost(error.to_string()),
+    }
+}
+
+/// The unit that was asked last is the one to look at first.
+fn babble(last_asked: Option<u8>) -> LinkLost {
+    LinkLost(match last_asked {
+        Some(unit) => format!("the line never falls quiet; unit {unit} was asked last"),
+        None => "the line never falls quiet".into(),
+    })
 }
 
 fn closed() -> LinkLost {

@@ -305,6 +305,21 @@ async fn a_line_that_never_falls_quiet_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_unit_that_babbles_after_it_was_asked_is_named() {
+    let (mut wire, mut far) = link(Framing::Rtu);
+    tokio::spawn(async move {
+        far.read_exact(&mut [0; 8]).await.unwrap();
+        while far.write_all(&[0x55]).await.is_ok() {
+            sleep(ms(1)).await
+        }
+    });
+    let garbled = wire.exchange(request(3, 7, 2), PATIENCE, &mut Vec::new()).await.unwrap();
+    assert_eq!(garbled.reply, Reply::Garbled);
+    let lost = wire.exchange(request(1, 7, 2), PATIENCE, &mut Vec::new()).await.unwrap_err();
+    assert_eq!(lost.0, "the line never falls quiet; unit 3 was asked last");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_closed_link_and_a_foreign_protocol_are_lost() {
     let (mut wire, far) = link(Framing::Mbap);
     drop(far);

@@ -10,6 +10,7 @@ pub mod framing;
 pub mod inbox;
 pub mod line;
 pub mod plan;
+pub mod port;
 pub mod probing;
 pub mod timing;
 pub mod transport;

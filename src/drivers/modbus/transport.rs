@@ -5,16 +5,18 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_serial::{ClearBuffer, SerialPort, SerialPortBuilderExt, SerialStream};
+use tokio_serial::SerialStream;
 
-use super::config::{Line, Link, Parity};
+use super::config::{Link, Rs485};
+use super::port;
 use crate::drivers::pause::Pause;
 
 /// How long opening may take, name lookup included: several retransmissions of a lost SYN (1 s, 2 s).
@@ -34,9 +36,13 @@ pub trait Open {
     }
 }
 
+/// What is said of a port that neither opens nor fails.
+const HANGS: &str = "the port hangs while it is opened: a broken adapter or driver; replugging it may help";
+
 /// Opens real sockets and ports.
 #[derive(Debug, Default)]
 pub struct Opener {
+    rs485: Option<Rs485>,
     /// A port that is still being opened: `open(2)` may hang for ever on a broken USB adapter, and a thread that hangs
     /// is waited for again instead of being joined by the next one.
     pending: Option<JoinHandle<io::Result<SerialStream>>>,
@@ -56,14 +62,17 @@ impl Open for Opener {
             }
             Link::Serial { path, line } => {
                 let opening = self.pending.get_or_insert_with(|| {
-                    let (path, line) = (path.to_string_lossy().into_owned(), *line);
-                    tokio::task::spawn_blocking(move || open_port(&path, line))
+                    let (path, line, rs485) = (path.clone(), *line, self.rs485);
+                    tokio::task::spawn_blocking(move || {
+                        port::open(&path, line, rs485)
+                            .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
+                    })
                 });
-                let opened = timeout(CONNECT_TIMEOUT, opening).await;
-                if opened.is_ok() {
-                    self.pending = None;
-                }
-                opened.map(|joined| joined.map_err(io::Error::other).flatten().map(Stream::Serial))
+                let Ok(joined) = timeout(CONNECT_TIMEOUT, opening).await else {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, HANGS));
+                };
+                self.pending = None;
+                Ok(joined.map_err(io::Error::other).flatten().map(Stream::Serial))
             }
         };
         opened.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "not open in time")))
@@ -78,6 +87,11 @@ impl Open for Opener {
 }
 
 impl Opener {
+    /// An opener that has the kernel switch the transceiver of a serial port.
+    pub fn with_rs485(rs485: Option<Rs485>) -> Self {
+        Self { rs485, ..Self::default() }
+    }
+
     /// The host's addresses; at most one lookup at a time.
     async fn addresses(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         if let Ok(address) = host.parse::<IpAddr>() {
@@ -125,31 +139,30 @@ async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(address).await
 }
 
-fn open_port(path: &str, line: Line) -> io::Result<SerialStream> {
-    let data_bits =
-        if line.data_bits == 7 { tokio_serial::DataBits::Seven } else { tokio_serial::DataBits::Eight };
-    let stop_bits =
-        if line.stop_bits == 2 { tokio_serial::StopBits::Two } else { tokio_serial::StopBits::One };
-    let parity = match line.parity {
-        Parity::None => tokio_serial::Parity::None,
-        Parity::Even => tokio_serial::Parity::Even,
-        Parity::Odd => tokio_serial::Parity::Odd,
-    };
-    let port = tokio_serial::new(path, line.baud)
-        .data_bits(data_bits)
-        .stop_bits(stop_bits)
-        .parity(parity)
-        .open_native_async()?;
-    // Bytes of an earlier user survive in the kernel's buffers.
-    port.clear(ClearBuffer::All)?;
-    Ok(port)
+/// What a port yields when its device is gone: the end of the stream after a hang-up, or EIO.
+fn unplugged() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the port is gone: unplugged?")
+}
+
+/// The system's words for it say nothing to anybody.
+fn gone(error: io::Error) -> io::Error {
+    let codes = [Errno::IO, Errno::NODEV, Errno::NXIO].map(Errno::raw_os_error);
+    if error.raw_os_error().is_some_and(|code| codes.contains(&code)) { unplugged() } else { error }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
-            Self::Serial(port) => Pin::new(port).poll_read(cx, buf),
+            Self::Serial(port) => {
+                let before = buf.filled().len();
+                match ready!(Pin::new(port).poll_read(cx, buf)) {
+                    Ok(()) if buf.filled().len() == before && buf.remaining() > 0 => {
+                        Poll::Ready(Err(unplugged()))
+                    }
+                    read => Poll::Ready(read.map_err(gone)),
+                }
+            }
         }
     }
 }
@@ -158,7 +171,7 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
-            Self::Serial(port) => Pin::new(port).poll_write(cx, buf),
+            Self::Serial(port) => Pin::new(port).poll_write(cx, buf).map_err(gone),
         }
     }
 
@@ -172,5 +185,50 @@ impl AsyncWrite for Stream {
             // A port has no direction to shut; tokio-serial's shutdown would flush.
             Self::Serial(_) => Poll::Ready(Ok(())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drivers::modbus::config::{Line, Parity};
+    use tokio::sync::oneshot;
+    use tokio_serial::SerialPort as _;
+
+    #[tokio::test]
+    async fn a_port_that_is_pulled_out_says_so_whether_it_is_read_or_written() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        for writes in [false, true] {
+            let (far, near) = SerialStream::pair().unwrap();
+            let mut port = Stream::Serial(near);
+            drop(far);
+            let error = if writes {
+                port.write_all(&[0]).await.unwrap_err()
+            } else {
+                port.read(&mut [0; 8]).await.unwrap_err()
+            };
+            assert_eq!(error.to_string(), unplugged().to_string());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_hangs_is_waited_for_again_and_not_joined_by_a_second_try() {
+        let line = Line { baud: 19_200, data_bits: 8, parity: Parity::Even, stop_bits: 1 };
+        let link = Link::Serial { path: "/dev/ttyS0".into(), line };
+        let (answer, hanging) = oneshot::channel();
+        let hanging = tokio::spawn(async move { hanging.await.map_err(io::Error::other)? });
+        let mut opener = Opener { pending: Some(hanging), ..Opener::default() };
+        for _ in 0..3 {
+            let start = tokio::time::Instant::now();
+            let error = opener.open(&link).await.unwrap_err();
+            assert_eq!((error.kind(), error.to_string()), (io::ErrorKind::TimedOut, HANGS.into()));
+            assert_eq!(start.elapsed(), CONNECT_TIMEOUT);
+        }
+        let (_far, near) = SerialStream::pair().unwrap();
+        let name = near.name();
+        answer.send(Ok(near)).unwrap();
+        let Ok(Stream::Serial(port)) = opener.open(&link).await else { panic!("not open") };
+        assert_eq!(port.name(), name);
+        assert!(opener.pending.is_none());
     }
 }
