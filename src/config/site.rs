@@ -64,8 +64,8 @@ fn connections<'w>(written: &'w written::Site, found: &mut Diagnostics) -> Vec<K
     known
 }
 
-/// Each connection is a client of its own. Two of them on one serial line would take each other's answers; two on one
-/// address are two sockets where many devices take one.
+/// Each connection is a client of its own, and an endpoint has one for all its units: two on one serial line would take
+/// each other's answers, and many network devices take one client only.
 fn shared_links(connections: &[Known<'_>], found: &mut Diagnostics) {
     let mut first: HashMap<String, &At<String>> = HashMap::new();
     for known in connections {
@@ -83,13 +83,11 @@ fn shared_links(connections: &[Known<'_>], found: &mut Diagnostics) {
         };
         let (name, other) = (&known.name.value, &other.value);
         let message = format!("connections '{other}' and '{name}' are both at {end}");
-        let finding = match config.link {
-            Link::Tcp { .. } => found.warning(codes::SHARED_ADDRESS, &known.name.span, message),
-            Link::Serial { .. } | Link::RtuOverTcp { .. } => {
-                found.error(codes::SHARED_PORT, &known.name.span, message)
-            }
-        };
-        finding.help(format!("put all devices behind '{other}': they share it by their unit ids"));
+        let help = format!("put all devices behind '{other}': they share it by their unit ids");
+        found.error(codes::SHARED_LINK, &known.name.span, message).help(match config.link {
+            Link::Tcp { .. } => help + "; max_in_flight lets several requests wait at once",
+            Link::Serial { .. } | Link::RtuOverTcp { .. } => help,
+        });
     }
 }
 

@@ -77,7 +77,7 @@ codes! {
     PATCH_WITHOUT_PROFILE = "E068", "A change to a profile's points without a profile.";
     CLIENT_ID = "E069", "Two routes with the same client id at one broker.";
     READ_ONLY = "E070", "A point to write that can only be read.";
-    SHARED_PORT = "E071", "Two connections on one serial port.";
+    SHARED_LINK = "E071", "Two connections to one port or address.";
     OVERLOADED_BUS = "E072", "A bus that cannot carry its devices' intervals.";
     CANNOT_BE_PLANNED = "E073", "A device whose points no request can carry.";
     A_PROFILE = "E074", "A profile where a site file is expected.";
@@ -85,7 +85,6 @@ codes! {
     CLEAR_PASSWORD = "W002", "A password that travels unencrypted.";
     UNUSED_RATE = "W003", "An interval for a rate that no point has.";
     PROFILE_NAME = "W004", "A profile whose name is not that of its file.";
-    SHARED_ADDRESS = "W005", "Two connections to one address.";
     BUSY_BUS = "W006", "A bus with little room for slow or lost answers.";
     OLD_VALUES = "W007", "Values that may be older than their budget.";
     PORT_NUMBER = "W010", "A serial port by a number that changes when it's plugged in again.";
