@@ -46,6 +46,7 @@ mod run;
 mod site;
 mod summary;
 mod table;
+mod write;
 
 /// Field buses to the cloud, on time.
 ///
@@ -100,6 +101,8 @@ enum Command {
         after_help = "Examples:\n  taktbus explain           everything\n  taktbus explain oven1     one device\n  taktbus explain meters    one connection with all its devices"
     )]
     Explain(ExplainArgs),
+    /// Show the request that writes a value, byte by byte; nothing is sent
+    Write(write::WriteArgs),
     /// Print the JSON Schema of site files or profiles, for editors
     Schema {
         /// Which file
@@ -231,6 +234,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Check(args) => check::check(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Schema { kind } => check::schema(kind),
+        Command::Write(args) => write::write(&args),
         Command::Run(args) => block_on(run::run(args)),
         Command::Read(args) => block_on(read::read(args)),
         Command::Demo(args) => block_on(demo::demo(args)),

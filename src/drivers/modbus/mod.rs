@@ -4,6 +4,7 @@ pub mod compile;
 pub mod config;
 pub mod decode;
 pub mod driver;
+pub mod encode;
 pub mod exchange;
 mod fetch;
 pub mod framing;
@@ -15,6 +16,7 @@ pub mod probing;
 pub mod timing;
 pub mod transport;
 pub mod window;
+pub mod write;
 
 pub use compile::{CompileError, DeviceError, ModbusPlan};
 pub use driver::ModbusDriver;
