@@ -1,5 +1,6 @@
 //! Modbus TCP, RTU on a serial line, and RTU over TCP.
 
+pub mod client;
 pub mod compile;
 pub mod config;
 pub mod decode;
@@ -9,6 +10,7 @@ pub mod exchange;
 mod fetch;
 pub mod framing;
 pub mod inbox;
+pub mod identify;
 pub mod line;
 pub mod plan;
 pub mod port;
