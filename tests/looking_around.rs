@@ -8,6 +8,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value as Json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_modbus::prelude::{ExceptionCode, Request, Response, SlaveRequest};
 use tokio_modbus::server::tcp::accept_tcp_connection;
@@ -257,4 +258,56 @@ async fn a_connection_can_be_named_by_its_site_file() {
     assert!(text(&unknown.stderr).contains("no connection 'wan' in the site; it has: lan"));
     assert_eq!(unknown.status.code(), Some(2));
     std::fs::remove_file(site).unwrap();
+}
+
+/// A server that closes after each answer, and at once when it's asked for a unit that it does not have.
+async fn closing_plant() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut request = [0; 12];
+            if socket.read_exact(&mut request).await.is_ok() && request[6] == 5 && request[7] == 3 {
+                let count = request[11];
+                let mut answer = [&request[..4], &[0, 3 + 2 * count, 5, 3, 2 * count]].concat();
+                answer.extend(std::iter::repeat_n([0x01, 0x02], usize::from(count)).flatten());
+                let _ = socket.write_all(&answer).await;
+            }
+        }
+    });
+    format!("tcp://127.0.0.1:{port}")
+}
+
+#[tokio::test]
+async fn a_server_that_closes_after_each_answer_is_probed_and_scanned() {
+    let plant = closing_plant().await;
+    let seen = json(&["probe", &plant, "5", "holding", "100", "--timeout", "10s"]).await;
+    assert_eq!(seen["registers"][0]["value"], 0x0102);
+    let scan = json(&["scan", &plant, "--units", "1..6", "--timeout", "10s", "--functions", "3"]).await;
+    assert_eq!(units(&scan), [5]);
+}
+
+#[tokio::test]
+async fn an_interrupted_scan_prints_what_was_found() {
+    let plant = tcp_plant().await;
+    let mut scan = std::process::Command::new(env!("CARGO_BIN_EXE_taktbus"))
+        .args(["-v", "scan", &plant, "--units", "1,3,100..200", "--timeout", "30s", "--functions", "3"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let process = rustix::process::Pid::from_child(&scan);
+    let ended = tokio::task::spawn_blocking(move || {
+        // It says whom it found: units 1 and 3 have answered, and 100 never will.
+        let mut log = std::io::BufReader::new(scan.stderr.take().unwrap());
+        let mut answers = std::io::BufRead::lines(&mut log)
+            .filter(|line| line.as_ref().unwrap().contains("somebody answers"));
+        assert!(answers.next().is_some() && answers.next().is_some(), "it ended");
+        rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
+        scan.wait_with_output().unwrap()
+    });
+    let output = tokio::time::timeout(PATIENCE, ended).await.unwrap().unwrap();
+    assert!(text(&output.stdout).contains("2 of 103 unit ids"), "{}", text(&output.stdout));
+    assert_eq!(output.status.code(), Some(0));
 }

@@ -191,6 +191,7 @@ impl Scan {
                 self.progress.show(unit, self.found.len());
                 match self.ask(client, unit, function).await? {
                     Some((answer, took)) => {
+                        tracing::debug!(unit, function, ?answer, "somebody answers");
                         let identity = None;
                         self.found.push(Found { line, unit, function, answer, took, identity });
                     }
