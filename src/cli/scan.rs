@@ -192,7 +192,8 @@ impl Scan {
                 match self.ask(client, unit, function).await? {
                     Some((answer, took)) => {
                         tracing::debug!(unit, function, ?answer, "somebody answers");
-                        let identity = None;
+                        // Who answers may still not know this question; the scan goes on.
+                        let identity = client.identify(unit, self.timeout).await.unwrap_or_default();
                         self.found.push(Found { line, unit, function, answer, took, identity });
                     }
                     None => still.push(unit),

@@ -11,7 +11,7 @@ use super::{Outcome, SiteArgs, site};
 use crate::config::plan::{Connection, Protocol, Site};
 use crate::document::suggest::nearest;
 use crate::drivers::modbus::config::Link;
-use crate::drivers::modbus::framing::Framing;
+use crate::drivers::modbus::framing::{self, Framing};
 use crate::drivers::modbus::plan::Block;
 use crate::drivers::modbus::write::{self, Change, Write};
 use crate::mapping::compiled::Order;
@@ -160,18 +160,18 @@ fn shown(target: &Target, setting: &Setting, exponent: Option<i32>) -> String {
 impl Planned<'_> {
     /// The request's frame; on TCP with the first transaction id of a connection.
     fn request(&self) -> Vec<u8> {
-        write::frame(self.framing, self.write.unit, 1, &self.write.pdu())
+        framing::frame(self.framing, self.write.unit, 1, &self.write.pdu())
     }
 
     /// The answer's frame when it's done.
     fn answer(&self) -> Vec<u8> {
-        write::frame(self.framing, self.write.unit, 1, &self.write.answer())
+        framing::frame(self.framing, self.write.unit, 1, &self.write.answer())
     }
 
     /// The read that proves it, and its frame.
     fn read_back(&self) -> Option<(Block, Vec<u8>)> {
         let block = write::read_back(self.target)?;
-        Some((block, write::frame(self.framing, self.write.unit, 2, &write::read_pdu(block))))
+        Some((block, framing::frame(self.framing, self.write.unit, 2, &write::read_pdu(block))))
     }
 
     fn as_text(&self) -> String {

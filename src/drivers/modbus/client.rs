@@ -8,16 +8,21 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::config::{Link, ModbusConfig};
-use super::exchange::{Manner, Patience, Reply, Wire};
+use super::config::{Echo, Link, ModbusConfig};
+use super::exchange::{Manner, Patience, Query, Reply, Wire};
 use super::framing::{Framing, Request};
+use super::identify::{self, Identity, Level};
 use super::line::QUIET_HALVES;
 use super::plan::Block;
 use super::timing;
 use super::transport::{Open, Opener};
+use super::write::{self, Write, Written};
 use crate::drivers::LinkLost;
 use crate::drivers::pause::Pause;
 use crate::mapping::device::Limits;
+
+/// So many parts of an identification are asked for: one for each object that is understood.
+const MOST_PARTS: usize = 7;
 
 /// A connection that answers questions.
 pub struct Client<O: Open = Opener> {
@@ -29,12 +34,31 @@ pub struct Client<O: Open = Opener> {
     settled_at: Option<Instant>,
 }
 
+/// What is asked of a unit.
+#[derive(Clone, Copy)]
+enum Question<'q> {
+    Read(Block),
+    /// A PDU, and how the length of its answer is told.
+    Other(&'q [u8], fn(&[u8]) -> Option<usize>),
+}
+
+/// What came of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteReply {
+    /// The device says that it's done; whether it is, a read shows.
+    Done,
+    /// The device, or a gateway for it, refused.
+    Exception(u8),
+    /// No answer that fits: it may have been done.
+    Unknown,
+}
+
 /// What came of a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// How it ended.
     pub reply: Reply,
-    /// The registers' or bits' bytes.
+    /// The registers' or bits' bytes; of other questions the answer's PDU.
     pub data: Vec<u8>,
     /// From the request to the answer's last byte, or to the end of the wait.
     pub took: Duration,
@@ -71,14 +95,61 @@ impl<O: Open> Client<O> {
         timeout: Option<Duration>,
     ) -> Result<Answer, LinkLost> {
         let timeout = timeout.unwrap_or_else(|| self.response_timeout(block));
-        let request = Request { unit, block };
-        match self.ask_once(request, timeout).await {
-            Err(_) if self.answered => self.ask_once(request, timeout).await,
+        self.put_twice(unit, Question::Read(block), timeout).await
+    }
+
+    /// What the unit says that it is; `None` when it says nothing.
+    pub async fn identify(&mut self, unit: u8, timeout: Duration) -> Result<Option<Identity>, LinkLost> {
+        for level in [Level::Regular, Level::Basic] {
+            let mut identity = Identity::default();
+            let mut object = Some(0);
+            for _ in 0..MOST_PARTS {
+                let Some(from) = object else { break };
+                let pdu = identify::pdu(level, from);
+                let question = Question::Other(&pdu, identify::length);
+                let answer = self.put_twice(unit, question, timeout).await?;
+                object = match answer.reply {
+                    Reply::Data => identity.take(&answer.data).ok().flatten().filter(|next| *next > from),
+                    Reply::Exception(_) => None,
+                    Reply::Timeout | Reply::Garbled => return Ok(None),
+                };
+            }
+            if !identity.is_empty() {
+                return Ok(Some(identity));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes, once: a write whose answer is lost may have been done.
+    pub async fn write(&mut self, write: &Write, timeout: Duration) -> Result<WriteReply, LinkLost> {
+        let pdu = write.pdu();
+        let answer = self.put(write.unit, Question::Other(&pdu, write::answer_length), timeout).await?;
+        Ok(match answer.reply {
+            Reply::Data => match write.check(&answer.data) {
+                Written::Done => WriteReply::Done,
+                Written::Exception(code) => WriteReply::Exception(code),
+                Written::Misfit => WriteReply::Unknown,
+            },
+            Reply::Exception(code) => WriteReply::Exception(code),
+            Reply::Timeout | Reply::Garbled => WriteReply::Unknown,
+        })
+    }
+
+    /// Asks once more when the link drops that has answered before; asking twice does no harm.
+    async fn put_twice(
+        &mut self,
+        unit: u8,
+        question: Question<'_>,
+        timeout: Duration,
+    ) -> Result<Answer, LinkLost> {
+        match self.put(unit, question, timeout).await {
+            Err(_) if self.answered => self.put(unit, question, timeout).await,
             answer => answer,
         }
     }
 
-    async fn ask_once(&mut self, request: Request, timeout: Duration) -> Result<Answer, LinkLost> {
+    async fn put(&mut self, unit: u8, question: Question<'_>, timeout: Duration) -> Result<Answer, LinkLost> {
         self.connect().await?;
         if let Some(until) = self.rest_until.take() {
             sleep_until(until).await;
@@ -87,7 +158,14 @@ impl<O: Open> Client<O> {
         let line_rest = timeout * QUIET_HALVES / 2;
         let patience = Patience { timeout, response_timeout: timeout, line_rest };
         let mut data = Vec::new();
-        match wire.exchange(request, patience, &mut data).await {
+        let done = match question {
+            Question::Read(block) => wire.exchange(Request { unit, block }, patience, &mut data).await,
+            Question::Other(pdu, measure) => {
+                let echoes = self.config.echo == Echo::Strip;
+                wire.query(Query { unit, pdu, measure, echoes }, patience, &mut data).await
+            }
+        };
+        match done {
             Ok(done) => {
                 let rest = self.config.delay_between_requests;
                 self.rest_until = (!rest.is_zero()).then(|| done.received + rest);
@@ -142,5 +220,6 @@ fn manner(config: &ModbusConfig, pause: Pause) -> Manner {
         late_window: config.late_window,
         is_serial: matches!(config.link, Link::Serial { .. }),
         pause,
+        max_in_flight: 1,
     }
 }

@@ -4,6 +4,8 @@
 //! - TCP: answers to earlier requests are recognised by their transaction id, dropped and counted; the link is kept.
 //! - RTU has no transaction ids: [`Line`] tells when the line is at rest and when a unit owes no answer any more.
 
+mod query;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -18,6 +20,8 @@ use super::inbox::Inbox;
 use super::line::Line;
 use crate::drivers::LinkLost;
 use crate::drivers::pause::Pause;
+
+pub use query::Query;
 
 /// How long a babbling line is drained beyond the silence that was due; after that the link is given up.
 const MOST_BABBLE: Duration = Duration::from_secs(1);

@@ -11,6 +11,7 @@ mod fetch;
 pub mod framing;
 pub mod inbox;
 pub mod identify;
+pub mod inbox;
 pub mod line;
 pub mod plan;
 pub mod port;

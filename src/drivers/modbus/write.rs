@@ -4,7 +4,6 @@
 //! multiple coils), 6.12 (write multiple registers), 6.16 (mask write register).
 
 use super::encode::{self, Unfit};
-use super::framing::{Framing, crc};
 use super::plan::Block;
 use crate::mapping::compiled::{Decode, Kind};
 use crate::mapping::write::{Function, Setting, Target};
@@ -153,6 +152,11 @@ impl Write {
     }
 }
 
+/// The length of the PDU that answers a write, by its first bytes. `None`: more are needed.
+pub fn answer_length(pdu: &[u8]) -> Option<usize> {
+    Function::of(*pdu.first()?).map(|function| if function == Function::Mask { 7 } else { 5 })
+}
+
 /// The read that shows whether a write to a target has worked: the whole value, as it's always read.
 pub fn read_back(target: &Target) -> Option<Block> {
     match target.reading.place {
@@ -169,26 +173,6 @@ pub fn holds(setting: &Setting, raw: &Raw) -> bool {
         (None, wanted, raw) => wanted == raw,
         _ => false,
     }
-}
-
-/// A frame around a PDU.
-pub fn frame(framing: Framing, unit: u8, transaction: u16, pdu: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(pdu.len() + 7);
-    match framing {
-        Framing::Mbap => {
-            frame.extend(transaction.to_be_bytes());
-            frame.extend([0, 0]);
-            frame.extend((pdu.len() as u16 + 1).to_be_bytes());
-            frame.push(unit);
-            frame.extend(pdu);
-        }
-        Framing::Rtu => {
-            frame.push(unit);
-            frame.extend(pdu);
-            frame.extend(crc(&frame).to_le_bytes());
-        }
-    }
-    frame
 }
 
 /// The PDU of a read.

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::drivers::modbus::decode;
+use crate::drivers::modbus::framing::{Framing, crc, frame};
 use crate::mapping::compiled::{Byte, Chars, Order, Reading, Select, Transform};
 use crate::mapping::write::Allowed;
 use crate::model::decimal::Decimal;
