@@ -10,16 +10,17 @@ use tokio::time::{Instant, sleep_until};
 
 use super::config::{Echo, Link, ModbusConfig};
 use super::exchange::{Manner, Patience, Query, Reply, Wire};
-use super::framing::{Framing, Request};
+use super::framing::Request;
 use super::identify::{self, Identity, Level};
 use super::line::QUIET_HALVES;
 use super::plan::Block;
-use super::timing;
 use super::transport::{Open, Opener};
-use super::write::{self, Write, Written};
+use super::write::{self, Write, WriteError, Written};
+use super::{decode, timing};
 use crate::drivers::LinkLost;
-use crate::drivers::pause::Pause;
 use crate::mapping::device::Limits;
+use crate::mapping::write::{Setting, Target};
+use crate::model::value::Raw;
 
 /// So many parts of an identification are asked for: one for each object that is understood.
 const MOST_PARTS: usize = 7;
@@ -51,6 +52,30 @@ pub enum WriteReply {
     Exception(u8),
     /// No answer that fits: it may have been done.
     Unknown,
+}
+
+/// What a write has come to, as the device itself shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Proof {
+    /// It holds what was written.
+    Holds,
+    /// It holds something else.
+    Differs(Raw),
+    /// The device, or a gateway for it, refused the write.
+    Refused(u8),
+    /// It can't be read back, or did not answer.
+    None,
+}
+
+/// Why a write could not be tried, or not be followed to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ProofError {
+    /// No request writes it.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The link is gone.
+    #[error(transparent)]
+    Link(#[from] LinkLost),
 }
 
 /// What came of a question.
@@ -136,6 +161,33 @@ impl<O: Open> Client<O> {
         })
     }
 
+    /// Writes a setting, and reads it back: what an answer says is not what a device has done.
+    pub async fn write_and_prove(
+        &mut self,
+        unit: u8,
+        target: &Target,
+        setting: &Setting,
+        timeout: Duration,
+    ) -> Result<Proof, ProofError> {
+        let write = Write::new(unit, target, setting)?;
+        if let WriteReply::Exception(code) = self.write(&write, timeout).await? {
+            return Ok(Proof::Refused(code));
+        }
+        let Some(block) = write::read_back(target) else { return Ok(Proof::None) };
+        let answer = self.ask(unit, block, Some(timeout)).await?;
+        let Reply::Data = answer.reply else { return Ok(Proof::None) };
+        let decode = &target.reading.decode;
+        let raw = match block.table.is_bits() {
+            true => answer.data.first().map(|byte| Raw::Bool(byte & 1 == 1)),
+            false => decode::registers(decode, &answer.data).ok(),
+        };
+        Ok(match raw {
+            Some(raw) if write::holds(setting, &raw) => Proof::Holds,
+            Some(raw) => Proof::Differs(raw),
+            None => Proof::None,
+        })
+    }
+
     /// Asks once more when the link drops that has answered before; asking twice does no harm.
     async fn put_twice(
         &mut self,
@@ -155,6 +207,7 @@ impl<O: Open> Client<O> {
             sleep_until(until).await;
         }
         let Some(wire) = &mut self.wire else { return Err(LinkLost("not connected".into())) };
+        // As after a timeout of the driver's.
         let line_rest = timeout * QUIET_HALVES / 2;
         let patience = Patience { timeout, response_timeout: timeout, line_rest };
         let mut data = Vec::new();
@@ -189,7 +242,7 @@ impl<O: Open> Client<O> {
         if !self.config.delay_after_connect.is_zero() {
             tokio::time::sleep(self.config.delay_after_connect).await;
         }
-        let mut wire = Wire::new(stream, manner(&self.config, self.opener.pause(link)), Instant::now());
+        let mut wire = Wire::new(stream, Manner::of(&self.config, self.opener.pause(link)), Instant::now());
         if let Some(settled) = self.settled_at {
             wire.line().rest_until(settled);
         }
@@ -205,21 +258,5 @@ impl<O: Open> Client<O> {
         {
             self.settled_at = self.settled_at.max(Some(wire.line().settled_at()));
         }
-    }
-}
-
-/// How a connection's wire is talked on.
-fn manner(config: &ModbusConfig, pause: Pause) -> Manner {
-    let framing = match config.link {
-        Link::Tcp { .. } => Framing::Mbap,
-        Link::RtuOverTcp { .. } | Link::Serial { .. } => Framing::Rtu,
-    };
-    Manner {
-        framing,
-        silence: config.silence(),
-        late_window: config.late_window,
-        is_serial: matches!(config.link, Link::Serial { .. }),
-        pause,
-        max_in_flight: 1,
     }
 }

@@ -113,7 +113,6 @@ impl Plant {
             }
             let delay = self.0.lock().unwrap().delay;
             if let Some(delay) = delay {
-            if let Some(delay) = self.0.lock().unwrap().delay {
                 self.work_on(frame, delay, answers.clone());
                 continue;
             }
@@ -392,7 +391,6 @@ async fn a_dead_unit_in_flight_holds_up_nobody() {
     for unit in [1, 2, 4] {
         // Until it's known to be dead, its two reads take both places for up to three timeouts.
         assert!(values_of(&told, unit) >= 570, "{unit}: {}", values_of(&told, unit));
-        assert!(values_of(&told, unit) >= 598, "{unit}: {}", values_of(&told, unit));
     }
     plant.set(|state| state.dead.clear());
     assert!(values_of(&running.after(ms(40_000)).await, 3) > 90);

@@ -9,7 +9,6 @@ pub mod encode;
 pub mod exchange;
 mod fetch;
 pub mod framing;
-pub mod inbox;
 pub mod identify;
 pub mod inbox;
 pub mod line;
