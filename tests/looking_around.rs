@@ -10,7 +10,10 @@ use std::time::Duration;
 use serde_json::Value as Json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio_modbus::prelude::{ExceptionCode, Request, Response, SlaveRequest};
+use tokio_modbus::prelude::{
+    ConformityLevel, DeviceIdObject, ExceptionCode, ReadCode, ReadDeviceIdentificationResponse, Request,
+    Response, SlaveRequest,
+};
 use tokio_modbus::server::tcp::accept_tcp_connection;
 use tokio_modbus::server::{Service, rtu, tcp};
 use tokio_serial::{SerialPort, SerialStream};
@@ -37,6 +40,19 @@ impl Plant {
     }
 }
 
+impl Plant {
+    fn identity() -> ReadDeviceIdentificationResponse {
+        let text = |id, value: &'static str| DeviceIdObject { id, value: value.as_bytes().into() };
+        ReadDeviceIdentificationResponse {
+            read_code: ReadCode::Basic,
+            conformity_level: ConformityLevel::BasicIdentificationStreamOnly,
+            more_follows: false,
+            next_object_id: 0,
+            device_id_objects: vec![text(0, "ACME"), text(1, "M-1"), text(2, "2.07")],
+        }
+    }
+}
+
 impl Service for Plant {
     type Request = SlaveRequest<'static>;
     type Response = Option<Response>;
@@ -56,6 +72,9 @@ impl Service for Plant {
                 Ok(Some(Response::ReadInputRegisters((a..a + n).collect())))
             }
             (2, Request::ReadHoldingRegisters(..)) => Ok(None),
+            (1, Request::ReadDeviceIdentification(..)) => {
+                Ok(Some(Response::ReadDeviceIdentification(Self::identity())))
+            }
             (1..=3, _) => Err(ExceptionCode::IllegalFunction),
             _ => Ok(None),
         })
@@ -220,6 +239,9 @@ async fn a_scan_finds_who_answers_or_refuses() {
     let scan = json(&["scan", &plant, "--units", "0..5,255", "--timeout", "1s"]).await;
     assert_eq!(units(&scan), [1, 2, 3]);
     assert_eq!(scan["units"][0]["exception"], 2);
+    let identity = serde_json::json!({ "vendor": "ACME", "product_code": "M-1", "revision": "2.07" });
+    assert_eq!(scan["units"][0]["identity"], identity);
+    assert_eq!(scan["units"][2]["identity"], Json::Null);
     assert_eq!(scan["units"][1]["function"], 4, "silent to function code 3");
     assert_eq!(scan["units"][2]["exception"], 1);
     let none = taktbus(&["scan", &plant, "--units", "8,9", "--timeout", "100ms"]).await;
@@ -230,10 +252,11 @@ async fn a_scan_finds_who_answers_or_refuses() {
 #[tokio::test]
 async fn a_line_is_scanned_and_probed_with_its_settings() {
     let (line, keep) = line_plant();
-    let scan = json(&["scan", &line, "--units", "1..4", "--timeout", "1s", "--bauds", "57600,115200"]).await;
+    let scan = json(&["scan", &line, "--units", "1..3", "--timeout", "1s", "--bauds", "57600,115200"]).await;
     // A pseudo-terminal has no speed: both find all.
     assert_eq!(units(&scan), [1, 1, 2, 2, 3, 3]);
     assert_eq!(scan["units"][0]["line"], "57600 8N1");
+    assert_eq!(scan["units"][0]["identity"]["vendor"], "ACME");
     let fits = best(&line, "100", "230±10").await;
     assert_eq!(fits, "holding_100: {holding: 100, type: float32, order: CDAB}");
     let wrong = taktbus(&["scan", &line, "--units", "0..4"]).await;

@@ -191,10 +191,13 @@ impl Scan {
                 self.progress.show(unit, self.found.len());
                 match self.ask(client, unit, function).await? {
                     Some((answer, took)) => {
+                        self.found.push(Found { line, unit, function, answer, took, identity: None });
                         tracing::debug!(unit, function, ?answer, "somebody answers");
                         // Who answers may still not know this question; the scan goes on.
                         let identity = client.identify(unit, self.timeout).await.unwrap_or_default();
-                        self.found.push(Found { line, unit, function, answer, took, identity });
+                        if let Some(found) = self.found.last_mut() {
+                            found.identity = identity;
+                        }
                     }
                     None => still.push(unit),
                 }
