@@ -25,22 +25,32 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 const REGISTERS: usize = 300;
 
-/// Registers and coils, and the function codes that have written them.
 #[derive(Clone)]
-struct Memory(Arc<Mutex<(Vec<u16>, Vec<bool>, Vec<u8>)>>);
+struct Memory(Arc<Mutex<Cells>>);
+
+struct Cells {
+    registers: Vec<u16>,
+    coils: Vec<bool>,
+    /// The function codes that have written.
+    functions: Vec<u8>,
+}
 
 impl Memory {
     fn new() -> Self {
         // Every bit of a register that is only partly written must be seen to stay.
-        Self(Arc::new(Mutex::new((vec![0xA5A5; REGISTERS], vec![false; 16], Vec::new()))))
+        Self(Arc::new(Mutex::new(Cells {
+            registers: vec![0xA5A5; REGISTERS],
+            coils: vec![false; 16],
+            functions: Vec::new(),
+        })))
     }
 
     fn registers(&self) -> Vec<u16> {
-        self.0.lock().unwrap().0.clone()
+        self.0.lock().unwrap().registers.clone()
     }
 
     fn functions(&self) -> Vec<u8> {
-        std::mem::take(&mut self.0.lock().unwrap().2)
+        std::mem::take(&mut self.0.lock().unwrap().functions)
     }
 }
 
@@ -51,7 +61,7 @@ impl Service for Memory {
     type Future = Ready<Result<Option<Response>, ExceptionCode>>;
 
     fn call(&self, request: Self::Request) -> Self::Future {
-        let (registers, coils, functions) = &mut *self.0.lock().unwrap();
+        let Cells { registers, coils, functions } = &mut *self.0.lock().unwrap();
         let span = |a: u16, n: u16| usize::from(a)..usize::from(a + n);
         let mut wrote = |code| functions.push(code);
         ready(Ok(Some(match request.request {
@@ -123,7 +133,7 @@ async fn everything_is_written_as_it_says(link: Link, memory: Memory) {
     (expected[261], expected[10], expected[30], expected[31]) = (160, 1, 0xA5AD, 0xC8A5);
     expected[40..44].copy_from_slice(&[0x4F66, 0x656E, 0, 0]);
     assert_eq!(memory.registers(), expected);
-    assert!(memory.0.lock().unwrap().1[7]);
+    assert!(memory.0.lock().unwrap().coils[7]);
 
     assert_eq!(write(&mut client, "boiler", "reset", "1").await, Proof::None, "it can't be read");
     assert_eq!(write(&mut client, "boiler", "power_limit", "5").await, Proof::Refused(3));

@@ -32,8 +32,9 @@ Examples:
   taktbus probe 'rtu:///dev/ttyUSB0?baud=9600&format=8N1' 2 holding 0
   taktbus probe --site gateway.yaml meters 2 input 0 --expect 49.9..50.1
 
-Write down a value that the device shows, ask for its register with --expect, and paste the line that fits. The address
-counts from 0, as on the wire; its neighbours are shown too, because most lists on paper count from 1.
+Write down a value that the device shows, ask for its register with --expect, and paste the
+line that fits. The address counts from 0, as on the wire; its neighbours are shown too, because
+most lists on paper count from 1.
 
 Exit codes: 0 read, 1 the device does not answer or refuses, 2 the arguments are wrong.")]
 pub struct ProbeArgs {

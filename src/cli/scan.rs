@@ -45,7 +45,8 @@ Examples:
   taktbus scan rtu:///dev/ttyUSB0 --bauds 9600,19200 --formats 8N1,8E1 --units 1..10
   taktbus scan --site gateway.yaml meters
 
-Nothing else may talk on the connection meanwhile: stop the gateway first. Ctrl-C prints what was found so far.
+Nothing else may talk on the connection meanwhile: stop the gateway first. Ctrl-C prints what was
+found so far.
 
 Exit codes: 0 somebody answers, 1 nobody does, 2 the arguments are wrong.")]
 pub struct ScanArgs {

@@ -58,7 +58,7 @@ async fn told(
 async fn a_write_is_answered_by_its_own_answer_only() {
     for framing in [Framing::Mbap, Framing::Rtu] {
         let good = frame(framing, 7, 1, &SINGLE);
-        let (reply, answer, _) = told(framing, &SINGLE, false, &[good.clone()]).await;
+        let (reply, answer, _) = told(framing, &SINGLE, false, std::slice::from_ref(&good)).await;
         assert_eq!((reply.unwrap(), answer), (Reply::Data, SINGLE.to_vec()));
         let refused = frame(framing, 7, 1, &[0x86, 3]);
         let (reply, ..) = told(framing, &SINGLE, false, &[refused]).await;
@@ -112,7 +112,7 @@ async fn on_a_line_foreign_and_damaged_frames_are_no_answer() {
 #[tokio::test(start_paused = true)]
 async fn quirk_16_an_echo_is_not_taken_for_the_answer_of_a_write() {
     let echo = frame(Framing::Rtu, 7, 1, &SINGLE);
-    let (reply, ..) = told(Framing::Rtu, &SINGLE, true, &[echo.clone()]).await;
+    let (reply, ..) = told(Framing::Rtu, &SINGLE, true, std::slice::from_ref(&echo)).await;
     assert_eq!(reply.unwrap(), Reply::Timeout, "nobody but the adapter has said anything");
     let (reply, ..) = told(Framing::Rtu, &SINGLE, true, &[echo.clone(), echo.clone()]).await;
     assert_eq!(reply.unwrap(), Reply::Data);
