@@ -73,7 +73,7 @@ fn what_the_type_cannot_hold_is_refused_with_its_range() {
 }
 
 #[test]
-fn range_and_single_values_limit_what_is_written() {
+fn quirk_29_range_and_single_values_limit_what_is_written() {
     let mut current = target(Kind::Uint16, scaled("0.1", "0"));
     current.allowed = Allowed { range: Some((dec("6"), dec("16"))), also: vec![dec("0")] };
     assert_eq!(written(&current, "6"), Ok(Raw::Uint(60)));

@@ -193,7 +193,7 @@ fn a_long_chain_compiles_without_deep_recursion() {
 }
 
 #[test]
-fn the_function_that_writes_follows_from_the_place_and_what_the_device_has() {
+fn quirk_29_the_function_that_writes_follows_from_the_place_and_what_the_device_has() {
     let points = "points:\n  a: {coil: 1, access: rw}\n  b: {holding: 1, type: uint16, access: w}\n  \
                   c: {holding: 2, type: int32, access: rw}\n  d: {holding: 4, bit: 3, access: rw}\n  \
                   e: {holding: 5, type: uint8, byte: high, access: rw}\n  f: {holding: 6, type: uint16}\n";
