@@ -172,7 +172,7 @@ async fn what_cannot_be_read_is_said_and_fails() {
     assert_eq!(alone.status.code(), Some(1), "what was asked for is a hole");
     assert!(text(&alone.stdout).contains("exception 2 (illegal data address)"));
     for (connection, expected) in
-        [("tcp://127.0.0.1:1", "Connection refused"), ("rtu:///dev/there-is-no-such-port", "No such file")]
+        [("tcp://127.0.0.1:1", "Connection refused"), ("rtu:///dev/there-is-no-such-port", "no such device")]
     {
         let output = taktbus(&["probe", connection, "1", "holding", "0"]).await;
         assert!(text(&output.stderr).contains(expected), "{}", text(&output.stderr));
