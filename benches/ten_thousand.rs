@@ -139,7 +139,7 @@ fn site(simulator: SocketAddr, broker: SocketAddr) -> Site {
         alone: false,
         rate: "default".into(),
     };
-    let map = Arc::new(DeviceMap { readings: vec![reading], points: vec![point] });
+    let map = Arc::new(DeviceMap { readings: vec![reading], points: vec![point], writes: Vec::new() });
     let connection = |i: usize| Connection {
         name: format!("c{i}"),
         protocol: Protocol::Modbus(ModbusConfig::new(Link::Tcp {
@@ -170,6 +170,7 @@ fn site(simulator: SocketAddr, broker: SocketAddr) -> Site {
         backlog_bytes: 32 << 20,
     };
     Site {
+        allow_write: Default::default(),
         name: "bench".into(),
         connections: (0..DEVICES).map(connection).collect(),
         routes: vec![Route { name: "local".into(), sink: SinkConfig::Mqtt(mqtt) }],

@@ -103,7 +103,7 @@ fn device(unit: u8) -> Device {
         name: format!("u{unit}").into(),
         unit,
         budget: Budget::default(),
-        map: Arc::new(DeviceMap { readings, points }),
+        map: Arc::new(DeviceMap { readings, points, writes: Vec::new() }),
         groups: vec![Group {
             every: Every::Interval(Duration::from_millis(50)),
             points: (0..7).map(PointIx).collect(),

@@ -46,6 +46,7 @@ impl Path {
         let transform =
             Transform { invalid: vec![Raw::Uint(0xFFFF)], scale: "0.1".parse().ok(), ..Transform::default() };
         let map = DeviceMap {
+            writes: Vec::new(),
             readings: (0..POINTS).map(|a| Reading { place: place(a), decode: decode.clone() }).collect(),
             points: (0..POINTS)
                 .map(|a| Point {

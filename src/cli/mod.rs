@@ -36,16 +36,20 @@ macro_rules! errln {
 }
 
 mod check;
+mod connection;
 mod demo;
 mod explain;
 mod live;
 mod logging;
 mod plan;
+mod probe;
 mod read;
 mod run;
+mod scan;
 mod site;
 mod summary;
 mod table;
+mod write;
 
 /// Field buses to the cloud, on time.
 ///
@@ -100,6 +104,12 @@ enum Command {
         after_help = "Examples:\n  taktbus explain           everything\n  taktbus explain oven1     one device\n  taktbus explain meters    one connection with all its devices"
     )]
     Explain(ExplainArgs),
+    /// Find out what a register means: every type and order, ranked by what the value should be
+    Probe(probe::ProbeArgs),
+    /// Find the units on a connection, politely: one question at a time
+    Scan(scan::ScanArgs),
+    /// Show the request that writes a value, byte by byte; nothing is sent
+    Write(write::WriteArgs),
     /// Print the JSON Schema of site files or profiles, for editors
     Schema {
         /// Which file
@@ -231,6 +241,9 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Check(args) => check::check(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Schema { kind } => check::schema(kind),
+        Command::Write(args) => write::write(&args),
+        Command::Probe(args) => block_on(probe::probe(args)),
+        Command::Scan(args) => block_on(scan::scan(args)),
         Command::Run(args) => block_on(run::run(args)),
         Command::Read(args) => block_on(read::read(args)),
         Command::Demo(args) => block_on(demo::demo(args)),

@@ -25,8 +25,17 @@ const SERIAL_UNITS: std::ops::RangeInclusive<i64> = 1..=247;
 pub struct Outcome {
     /// The device; `None` when something about it was reported.
     pub device: Option<Device>,
-    /// The names of its points with whether they may be written, for `allow_write`; `None` when they are not known.
-    pub points: Option<BTreeMap<String, bool>>,
+    /// Its points by all names that they have, for `allow_write`; `None` when they are not known.
+    pub points: Option<BTreeMap<String, Known>>,
+}
+
+/// What `allow_write` needs to know of a point.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The name that it's published by.
+    pub published: String,
+    /// Does its access allow writing?
+    pub writable: bool,
 }
 
 /// Compiles a device. `serial`: is it behind a serial line? `None`: its connection is not known.
@@ -253,17 +262,19 @@ fn budget(written: &Written) -> Budget {
 }
 
 /// The names that `allow_write` may use: the profile's, and those that points were renamed to.
-fn writable(points: &[WrittenPoint], written: &Written) -> BTreeMap<String, bool> {
-    let may = |point: &WrittenPoint| {
+fn writable(points: &[WrittenPoint], written: &Written) -> BTreeMap<String, Known> {
+    let known = |point: &WrittenPoint| {
         let access = point.1.as_ref().and_then(|point| point.access.as_ref());
         // A faulty point was reported: nothing more is said about it.
-        point.1.is_none() || access.is_some_and(|access| access.value != Access::Read)
+        let writable = point.1.is_none() || access.is_some_and(|access| access.value != Access::Read);
+        (point.0.value.clone(), Known { published: point.0.value.clone(), writable })
     };
-    let mut names: BTreeMap<String, bool> =
-        points.iter().map(|point| (point.0.value.clone(), may(point))).collect();
+    let mut names: BTreeMap<String, Known> = points.iter().map(known).collect();
     for (old, new) in written.rename.iter().flat_map(|at| &at.value.0) {
-        if let (Some(new), Some(may)) = (new, names.get(&old.value).copied()) {
-            names.insert(new.0.clone(), may);
+        if let (Some(new), Some(known)) = (new, names.get_mut(&old.value)) {
+            known.published = new.0.clone();
+            let known = known.clone();
+            names.insert(new.0.clone(), known);
         }
     }
     names

@@ -10,6 +10,7 @@ pub mod ports;
 mod publish;
 mod rates;
 mod site;
+pub mod url;
 mod written;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! A whole site, compiled: what the runtime starts.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::drivers::modbus::config::ModbusConfig;
 use crate::mapping::device::Device;
 use crate::northbound::mqtt::config::MqttConfig;
@@ -13,6 +15,8 @@ pub struct Site {
     pub connections: Vec<Connection>,
     /// The northbound routes, in the order of the file.
     pub routes: Vec<Route>,
+    /// The points that may be written, by device, under the names that they are published by; nothing else ever is.
+    pub allow_write: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// One connection and the devices behind it.

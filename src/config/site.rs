@@ -1,6 +1,6 @@
 //! A site as written → a plan: every part is checked, whatever is wrong with the others.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::library::Library;
 use super::plan::{Connection, Protocol, Route, SinkConfig, Site};
@@ -13,14 +13,14 @@ use crate::drivers::modbus::config::Link;
 use crate::mapping::device::Device;
 use crate::model::diagnostic::Diagnostics;
 
-/// The writable points of each device that is known.
-type Writable = BTreeMap<String, Option<BTreeMap<String, bool>>>;
+/// The points of each device that is known, by all names that they have.
+type Writable = BTreeMap<String, Option<BTreeMap<String, device::Known>>>;
 
 /// Compiles a site. `None` when something was reported.
 pub fn compile(written: &written::Site, library: &mut Library, found: &mut Diagnostics) -> Option<Site> {
     let mut connections = connections(written, found);
     let writable = devices(written, library, &mut connections, found);
-    check_allow_write(written, &writable, found);
+    let allow_write = allow_write(written, &writable, found);
     let routes = routes(written, found);
     let name = written.site.as_ref()?.value.0.clone();
     if found.has_errors() {
@@ -34,7 +34,7 @@ pub fn compile(written: &written::Site, library: &mut Library, found: &mut Diagn
             Some(Connection { name: known.name.value.clone(), protocol, devices: known.devices })
         })
         .collect::<Option<Vec<_>>>()?;
-    Some(Site { name, connections, routes: routes? })
+    Some(Site { name, connections, routes: routes?, allow_write })
 }
 
 /// A connection of the file, and what hangs on it.
@@ -142,7 +142,13 @@ fn resolve(via: &At<Name>, positions: &HashMap<&str, usize>, found: &mut Diagnos
     at
 }
 
-fn check_allow_write(written: &written::Site, writable: &Writable, found: &mut Diagnostics) {
+/// What the site allows, in published names.
+fn allow_write(
+    written: &written::Site,
+    writable: &Writable,
+    found: &mut Diagnostics,
+) -> BTreeMap<String, BTreeSet<String>> {
+    let mut allowed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (device, points) in written.allow_write.iter().flat_map(|at| &at.value.0) {
         let Some(known) = writable.get(&device.value) else {
             let near = did_you_mean(found, &device.value, writable.keys().map(String::as_str));
@@ -156,8 +162,10 @@ fn check_allow_write(written: &written::Site, writable: &Writable, found: &mut D
         let (Some(known), Some(points)) = (known, points) else { continue };
         for point in &points.0 {
             match known.get(&point.value.0) {
-                Some(true) => {}
-                Some(false) => {
+                Some(point) if point.writable => {
+                    allowed.entry(device.value.clone()).or_default().insert(point.published.clone());
+                }
+                Some(_) => {
                     found
                         .error(
                             codes::READ_ONLY,
@@ -174,6 +182,7 @@ fn check_allow_write(written: &written::Site, writable: &Writable, found: &mut D
             }
         }
     }
+    allowed
 }
 
 fn routes(written: &written::Site, found: &mut Diagnostics) -> Option<Vec<Route>> {

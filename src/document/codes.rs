@@ -81,6 +81,9 @@ codes! {
     OVERLOADED_BUS = "E072", "A bus that cannot carry its devices' intervals.";
     CANNOT_BE_PLANNED = "E073", "A device whose points no request can carry.";
     A_PROFILE = "E074", "A profile where a site file is expected.";
+    NOT_WRITABLE = "E080", "A point to write in a place that no request can write.";
+    WRITE_FUNCTION = "E081", "A function code that does not write the point, or that the device does not have.";
+    WRITE_RANGE = "E082", "Values to write that are none, or that the point cannot have.";
     UNUSED_CONNECTION = "W001", "A connection that no device uses.";
     CLEAR_PASSWORD = "W002", "A password that travels unencrypted.";
     UNUSED_RATE = "W003", "An interval for a rate that no point has.";

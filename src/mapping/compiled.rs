@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::write::Target;
 use crate::model::decimal::Decimal;
 use crate::model::place::Place;
 use crate::model::value::Raw;
@@ -22,6 +23,8 @@ pub struct DeviceMap {
     pub readings: Vec<Reading>,
     /// Points in the order of the profile. A point comes after the points that it's computed from.
     pub points: Vec<Point>,
+    /// What may be written, as far as the device is concerned: points with the access rw or w.
+    pub writes: Vec<Target>,
 }
 
 /// A raw value on the device.

@@ -4,6 +4,8 @@ pub mod batch;
 pub mod compile;
 pub mod compiled;
 pub mod device;
+pub mod inverse;
 pub mod profile;
 pub mod transform;
+pub mod write;
 pub mod written;

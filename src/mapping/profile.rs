@@ -1,10 +1,10 @@
 //! Profiles as written: what a device is. The only list of their keys.
 
 use super::written::{
-    Access, ByteWord, CharsWord, DeadbandWord, InvalidByType, InvalidWords, Labels, Mask, OrderWord,
-    ProfileName, TypeWord,
+    Access, ByteWord, CharsWord, DeadbandWord, FunctionWord, InvalidByType, InvalidWords, Labels, Mask,
+    OrderWord, ProfileName, RangeWord, TypeWord,
 };
-use crate::document::duration::{Duration, Rest};
+use crate::document::duration::{Duration, Interval, Rest};
 use crate::document::fields::document;
 use crate::document::types::{Anything, Either, Flag, Int, List, Name, Names, Number, Text};
 
@@ -27,7 +27,7 @@ document! {
         optional address_base: Int<0, 1>,
         /// Order of numbers of two or more registers. Default ABCD.
         optional order: OrderWord,
-        /// Order of written numbers, where it differs.
+        /// Order of written numbers of two or more registers, where it differs from the order that they are read in.
         optional write_order: OrderWord,
         /// Raw values that mean "not available", by type.
         optional invalid: InvalidByType,
@@ -58,6 +58,22 @@ document! {
         optional response_timeout: Duration<1, 60_000>,
         /// Function codes that the device understands. Default: all.
         optional functions: List<Int<1, 127>>,
+    }
+}
+
+document! {
+    /// How a point is written.
+    pub struct WriteWords ("a write") {
+        /// Function code: 5 or 15 for a coil, 6 or 16 for one register, 16 for several, 22 for a part of a register.
+        optional function: FunctionWord,
+        /// Smallest and largest value that may be written, in the point's unit: 6..16.
+        optional range: RangeWord,
+        /// Single values outside of the range that may be written too.
+        optional also: List<Number>,
+        /// The bytes as they go on the wire. Default: the profile's write_order, else as it is read.
+        optional order: OrderWord,
+        /// How often it must be written again, for devices that fall back without.
+        optional refresh: Interval,
     }
 }
 
@@ -104,8 +120,8 @@ document! {
         optional deadband: DeadbandWord,
         /// May it be read (r), written (w), or both (rw)? Default r.
         optional access: Access,
-        /// Limits of a write.
-        optional write: Anything,
+        /// How it is written, with access rw or w.
+        optional write: WriteWords,
         /// The name of its rate: default, once, or one that the site gives an interval.
         optional rate: Name,
         /// Give it a request of its own.

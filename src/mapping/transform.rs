@@ -95,7 +95,7 @@ fn sum(samples: &[Sample], terms: &[(PointIx, Decimal)]) -> Result<Number, Cause
 }
 
 /// The exact decimal of a value, if it has one.
-fn decimal_of(value: &Value) -> Option<Decimal> {
+pub fn decimal_of(value: &Value) -> Option<Decimal> {
     match value {
         Value::Number(number) => Some(*number),
         Value::Bool(bit) => Some(Decimal::from(i64::from(*bit))),
@@ -114,7 +114,7 @@ enum Number {
 }
 
 /// One raw value through one transform. `exponent` is the value of `scale_from`.
-fn apply(raw: &Raw, transform: &Transform, exponent: Option<i32>) -> Result<Value, Cause> {
+pub fn apply(raw: &Raw, transform: &Transform, exponent: Option<i32>) -> Result<Value, Cause> {
     if transform.invalid.contains(raw) {
         return Err(Cause::Invalid);
     }
@@ -314,6 +314,7 @@ mod tests {
     #[test]
     fn a_scale_factor_and_a_sum_use_the_values_of_the_same_batch() {
         let map = DeviceMap {
+            writes: Vec::new(),
             readings: vec![reading(0), reading(1), reading(2)],
             points: vec![
                 point("sf", Source::Reading(ReadingIx(1)), Transform::default()),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::compiled::{Byte, Chars, Deadband, Kind, Order};
+use super::write::Function;
 use crate::document::codes;
 use crate::document::fields::choice;
 use crate::document::read::{At, Read, Reader};
@@ -166,6 +167,58 @@ choice! {
         Write = "w",
     }
     instead_of: [("ro", "r"), ("read", "r"), ("wo", "w"), ("write", "w"), ("readwrite", "rw")]
+}
+
+/// A function code that writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FunctionWord(pub Function);
+
+impl Read for FunctionWord {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        let number = crate::document::types::whole_number(node, to)?;
+        let function = u8::try_from(number).ok().and_then(Function::of);
+        if function.is_none() {
+            let codes = Function::ALL.map(|function| format!("{} ({function})", function.code())).join(", ");
+            to.error(codes::WRITE_FUNCTION, node, format!("function code {number} writes nothing"))
+                .help(format!("one of: {codes}"));
+        }
+        function.map(Self)
+    }
+
+    fn schema(_: &mut Schemas) -> Value {
+        json!({ "enum": Function::ALL.map(Function::code) })
+    }
+}
+
+/// The smallest and the largest value: `6..16`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RangeWord(pub Decimal, pub Decimal);
+
+impl Read for RangeWord {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        const EXAMPLES: &str = "such as 6..16 or -20..55.5";
+        let (Meaning::Bare(text) | Meaning::Quoted(text)) = meaning(node) else {
+            to.expected(node, "a range").help(EXAMPLES);
+            return None;
+        };
+        let number = |text: &str| text.trim().parse::<Decimal>().ok();
+        let ends = text.split_once("..").and_then(|(low, high)| Some((number(low)?, number(high)?)));
+        match ends {
+            Some((low, high)) if low <= high => return Some(Self(low, high)),
+            Some((low, high)) => to
+                .error(codes::WRITE_RANGE, node, format!("the range from {low} to {high} is empty"))
+                .help(format!("write the smaller number first: {high}..{low}")),
+            None => to
+                .error(codes::WRITE_RANGE, node, format!("'{}' is no range", shortened(text)))
+                .help(EXAMPLES),
+        };
+        None
+    }
+
+    fn schema(_: &mut Schemas) -> Value {
+        let pattern = r"^ *[-+]?[0-9]*\.?[0-9]+ *\.\. *[-+]?[0-9]*\.?[0-9]+ *$";
+        json!({ "type": "string", "pattern": pattern, "examples": ["6..16", "-20..55.5"] })
+    }
 }
 
 /// A raw value as it is written: a bit pattern, or a number.

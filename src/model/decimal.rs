@@ -58,6 +58,17 @@ impl Decimal {
         self.checked_add(Self { mantissa: other.mantissa.checked_neg()?, scale: other.scale })
     }
 
+    /// The largest whole number that times `divisor` does not exceed this number (for a negative divisor: does not fall
+    /// below it), and whether it hits it exactly. `None` for a divisor of 0, and when it does not fit.
+    pub fn whole_quotient(self, divisor: Self) -> Option<(i128, bool)> {
+        let power = |from: u8, to: u8| POWERS.get(usize::from(from.saturating_sub(to)));
+        let above = self.mantissa.checked_mul(*power(divisor.scale, self.scale)?)?;
+        let below = divisor.mantissa.checked_mul(*power(self.scale, divisor.scale)?)?;
+        let (above, below) =
+            if below < 0 { (above.checked_neg()?, below.checked_neg()?) } else { (above, below) };
+        Some((above.checked_div_euclid(below)?, above.checked_rem_euclid(below)? == 0))
+    }
+
     /// The absolute value.
     pub fn abs(self) -> Self {
         Self { mantissa: self.mantissa.saturating_abs(), scale: self.scale }
@@ -279,6 +290,17 @@ mod tests {
     }
 
     #[test]
+    fn a_quotient_is_whole_or_known_not_to_be() {
+        let quotient = |a: &str, b: &str| dec(a).whole_quotient(dec(b));
+        assert_eq!(quotient("230.4", "0.1"), Some((2304, true)));
+        assert_eq!(quotient("230.45", "0.1"), Some((2304, false)));
+        assert_eq!(quotient("-0.05", "0.1"), Some((-1, false)));
+        assert_eq!(quotient("12", "-0.5"), Some((-24, true)));
+        assert_eq!(quotient("1", "0"), None);
+        assert_eq!(quotient("1e30", "1e-30"), None);
+    }
+
+    #[test]
     fn floats_become_their_shortest_decimal() {
         assert_eq!(Decimal::from_f32(230.4).unwrap().to_string(), "230.4");
         assert_eq!(Decimal::from_f32(0.0).unwrap(), Decimal::ZERO);
@@ -299,6 +321,14 @@ mod tests {
         fn text_round_trips(mantissa in any::<i64>(), scale in 0u8..20) {
             let decimal = Decimal::try_new(i128::from(mantissa), scale).unwrap();
             prop_assert_eq!(decimal.to_string().parse::<Decimal>().unwrap(), decimal);
+        }
+
+        #[test]
+        fn a_product_divides_back(a in any::<i64>(), b in any::<i32>(), s in 0u8..12) {
+            prop_assume!(b != 0);
+            let factor = Decimal::try_new(b.into(), s).unwrap();
+            let product = Decimal::from(a).checked_mul(factor).unwrap();
+            prop_assert_eq!(product.whole_quotient(factor), Some((i128::from(a), true)));
         }
 
         #[test]

@@ -27,7 +27,11 @@ fn plan(deadband: Option<Deadband>) -> Arc<DevicePlan> {
             name: "tank".into(),
             unit: 1,
             budget: Budget { within: Duration::from_millis(250), late: OnLate::Drop },
-            map: Arc::new(DeviceMap { readings: vec![Reading { place, decode }], points: vec![point] }),
+            map: Arc::new(DeviceMap {
+                readings: vec![Reading { place, decode }],
+                points: vec![point],
+                writes: Vec::new(),
+            }),
             groups: vec![],
             limits: Limits::default(),
         },

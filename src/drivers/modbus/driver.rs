@@ -17,7 +17,7 @@ use super::compile::{ModbusPlan, PlannedDevice};
 use super::config::{Echo, Link, ModbusConfig};
 use super::exchange::{Manner, Wire};
 use super::fetch::{Fetch, Fetched, readings};
-use super::framing::{Framing, Stray};
+use super::framing::Stray;
 use super::plan::Exchange;
 use super::probing::Probing;
 use super::transport::{Open, Opener};
@@ -138,18 +138,7 @@ impl<O: Open> ModbusDriver<O> {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        let framing = match self.config.link {
-            Link::Tcp { .. } => Framing::Mbap,
-            Link::RtuOverTcp { .. } | Link::Serial { .. } => Framing::Rtu,
-        };
-        let manner = Manner {
-            framing,
-            silence: self.config.silence(),
-            late_window: self.config.late_window,
-            is_serial: matches!(self.config.link, Link::Serial { .. }),
-            pause: self.opener.pause(&self.config.link),
-            max_in_flight: self.config.max_in_flight,
-        };
+        let manner = Manner::of(&self.config, self.opener.pause(&self.config.link));
         let mut wire = Wire::new(stream, manner, Instant::now());
         if let Some(settled) = self.settled_at {
             wire.line().rest_until(settled);

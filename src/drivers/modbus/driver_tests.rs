@@ -162,7 +162,7 @@ fn device(unit: u8, every: Duration) -> Device {
         name: format!("u{unit}").into(),
         unit,
         budget: Budget { within: Duration::from_secs(5), late: OnLate::Deliver },
-        map: Arc::new(DeviceMap { readings, points: vec![point(0), point(1)] }),
+        map: Arc::new(DeviceMap { readings, points: vec![point(0), point(1)], writes: Vec::new() }),
         groups: vec![Group { every: Every::Interval(every), points: vec![PointIx(0), PointIx(1)] }],
         limits: Limits::default(),
     }

@@ -4,6 +4,8 @@
 //! - TCP: answers to earlier requests are recognised by their transaction id, dropped and counted; the link is kept.
 //! - RTU has no transaction ids: [`Line`] tells when the line is at rest and when a unit owes no answer any more.
 
+mod query;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -13,11 +15,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
+use super::config::{Link, ModbusConfig};
 use super::framing::{self, Framing, LONGEST_FRAME, LONGEST_REQUEST, Request, Scan, Stray};
 use super::inbox::Inbox;
 use super::line::Line;
 use crate::drivers::LinkLost;
 use crate::drivers::pause::Pause;
+
+pub use query::Query;
 
 /// How long a babbling line is drained beyond the silence that was due; after that the link is given up.
 const MOST_BABBLE: Duration = Duration::from_secs(1);
@@ -76,6 +81,24 @@ pub struct Manner {
     pub pause: Pause,
     /// Answers that may be on their way at once.
     pub max_in_flight: u16,
+}
+
+impl Manner {
+    /// That of a connection.
+    pub fn of(config: &ModbusConfig, pause: Pause) -> Self {
+        let framing = match config.link {
+            Link::Tcp { .. } => Framing::Mbap,
+            Link::RtuOverTcp { .. } | Link::Serial { .. } => Framing::Rtu,
+        };
+        Self {
+            framing,
+            silence: config.silence(),
+            late_window: config.late_window,
+            is_serial: matches!(config.link, Link::Serial { .. }),
+            pause,
+            max_in_flight: config.max_in_flight,
+        }
+    }
 }
 
 /// An open link with its framing and what it remembers of earlier exchanges.

@@ -25,7 +25,7 @@ pub const LONGEST_REQUEST: usize = 12;
 const MBAP: usize = 7;
 
 /// Marks an exception answer.
-const EXCEPTION: u8 = 0x80;
+pub const EXCEPTION: u8 = 0x80;
 
 /// How frames are delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -321,6 +321,26 @@ fn anybodys_frame(bytes: &[u8]) -> Option<usize> {
 /// The CRC of a frame with its own CRC behind it is 0.
 fn is_whole(frame: &[u8]) -> bool {
     crc(frame) == 0
+}
+
+/// A frame around a PDU.
+pub fn frame(framing: Framing, unit: u8, transaction: u16, pdu: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(pdu.len() + 7);
+    match framing {
+        Framing::Mbap => {
+            frame.extend(transaction.to_be_bytes());
+            frame.extend([0, 0]);
+            frame.extend((pdu.len() as u16 + 1).to_be_bytes());
+            frame.push(unit);
+            frame.extend(pdu);
+        }
+        Framing::Rtu => {
+            frame.push(unit);
+            frame.extend(pdu);
+            frame.extend(crc(&frame).to_le_bytes());
+        }
+    }
+    frame
 }
 
 /// CRC-16 of an RTU frame; sent low byte first (MODBUS over serial line V1.02, 6.2.2).

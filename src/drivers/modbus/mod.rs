@@ -1,12 +1,15 @@
 //! Modbus TCP, RTU on a serial line, and RTU over TCP.
 
+pub mod client;
 pub mod compile;
 pub mod config;
 pub mod decode;
 pub mod driver;
+pub mod encode;
 pub mod exchange;
 mod fetch;
 pub mod framing;
+pub mod identify;
 pub mod inbox;
 pub mod line;
 pub mod plan;
@@ -15,6 +18,7 @@ pub mod probing;
 pub mod timing;
 pub mod transport;
 pub mod window;
+pub mod write;
 
 pub use compile::{CompileError, DeviceError, ModbusPlan};
 pub use driver::ModbusDriver;

@@ -36,7 +36,7 @@ fn device(places: Vec<Place>, limits: Limits) -> Device {
         name: "d".into(),
         unit: 1,
         budget: Budget::default(),
-        map: Arc::new(DeviceMap { readings, points }),
+        map: Arc::new(DeviceMap { readings, points, writes: Vec::new() }),
         groups: vec![group],
         limits,
     }

@@ -7,9 +7,10 @@ use super::place::{Spot, location, spot};
 use super::{Defaults, invalid};
 use crate::document::codes;
 use crate::document::read::At;
-use crate::mapping::compiled::{Chars, Deadband, Decode, Kind, Order, Reading, Select};
+use crate::mapping::compiled::{Chars, Deadband, Decode, Kind, Order, Reading, Select, Transform};
 use crate::mapping::device::Limits;
 use crate::mapping::profile::Point;
+use crate::mapping::write::Target;
 use crate::mapping::written::{Access, OrderWord, TypeWord};
 use crate::model::decimal::Decimal;
 use crate::model::diagnostic::{Diagnostics, Span};
@@ -22,6 +23,8 @@ pub const DEFAULT_RATE: &str = "default";
 /// A point whose references to other points are still names.
 pub struct Draft {
     pub source: DraftSource,
+    /// The type; `None` for a sum.
+    pub kind: Option<TypeWord>,
     pub select: Select,
     pub invalid: Vec<Raw>,
     pub scale: Option<Decimal>,
@@ -35,6 +38,10 @@ pub struct Draft {
     pub internal: bool,
     /// `false` for points that can only be written.
     pub readable: bool,
+    /// `true` for points that can be written.
+    pub writable: bool,
+    /// How it's written; without its scale factor's place.
+    pub target: Option<Target>,
     /// Where its location is written.
     pub span: Span,
 }
@@ -75,6 +82,7 @@ pub fn draft(
     check_arithmetic(point, kind, found);
     let draft = Draft {
         source,
+        kind,
         select,
         invalid,
         scale: point.scale.as_ref().map(|scale| scale.value.0),
@@ -98,12 +106,26 @@ pub fn draft(
         rate: rate_of(point),
         internal: point.internal.as_ref().is_some_and(|flag| flag.0),
         readable: point.access.as_ref().is_none_or(|access| access.value != Access::Write),
+        writable: point.access.as_ref().is_some_and(|access| access.value != Access::Read),
+        target: None,
         span: span.clone(),
     };
     (found.errors() == before).then_some(draft)
 }
 
 impl Draft {
+    /// What happens to the raw value, without the place of its scale factor.
+    pub fn transform(&self) -> Transform {
+        Transform {
+            select: self.select.clone(),
+            invalid: self.invalid.clone(),
+            scale: self.scale,
+            offset: self.offset,
+            scale_from: None,
+            labels: self.labels.clone(),
+        }
+    }
+
     /// Can the device be asked for it? `changed` is where the device's own limits are, which are then to blame.
     pub fn check_limits(&self, name: &str, limits: &Limits, changed: Option<&Span>, found: &mut Diagnostics) {
         let DraftSource::Reading(reading) = &self.source else { return };
@@ -245,11 +267,17 @@ fn order(
     defaults: &Defaults,
     found: &mut Diagnostics,
 ) -> Option<Order> {
-    let registers = kind.kind().registers();
     let Some(at) = &point.order else {
-        let applies = matches!(spot, Spot::From(..)) && registers.is_some_and(|count| count > 1);
+        let is_wide = kind.kind().registers().is_some_and(|count| count > 1);
+        let applies = matches!(spot, Spot::From(..)) && is_wide;
         return Some(if applies { defaults.order } else { Order::Abcd });
     };
+    order_of(kind, at, found)
+}
+
+/// The order that a point gives, if it goes with the type.
+pub fn order_of(kind: TypeWord, at: &At<OrderWord>, found: &mut Diagnostics) -> Option<Order> {
+    let registers = kind.kind().registers();
     let letters = at.value.letters();
     let fits = match registers {
         Some(1) => letters <= 4,

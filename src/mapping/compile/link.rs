@@ -50,7 +50,10 @@ pub fn link<'a>(
     let published: Vec<bool> = (0..points.len())
         .map(|at| chosen[at] && drafts[at].as_ref().is_some_and(|draft| draft.readable && !draft.internal))
         .collect();
-    linker.assemble(&published, &names)
+    let written: Vec<usize> = (0..points.len())
+        .filter(|at| chosen[*at] && drafts[*at].as_ref().is_some_and(|draft| draft.target.is_some()))
+        .collect();
+    linker.assemble(&published, &written, &names)
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -185,9 +188,13 @@ impl<'a> Linker<'a> {
         }
     }
 
-    /// The map of the published points and of all that they need.
-    fn assemble(&self, published: &[bool], names: &[Arc<str>]) -> Option<DeviceMap> {
+    /// The map of the published points, of those that can be written, and of all that they need.
+    fn assemble(&self, published: &[bool], written: &[usize], names: &[Arc<str>]) -> Option<DeviceMap> {
         let mut needed = published.to_vec();
+        let scale_from = |at: usize| self.drafts[at].as_ref()?.scale_from.as_ref();
+        for name in written.iter().filter_map(|at| scale_from(*at)) {
+            needed[*self.index.get(name.value.as_str())?] = true;
+        }
         // Dependencies come first in the order, so one walk backwards reaches all of them.
         for at in self.order.iter().rev() {
             if needed[*at] {
@@ -223,19 +230,20 @@ impl<'a> Linker<'a> {
                 name: names[at].clone(),
                 unit: draft.unit.clone(),
                 source,
-                transform: Transform {
-                    select: draft.select.clone(),
-                    invalid: draft.invalid.clone(),
-                    scale: draft.scale,
-                    offset: draft.offset,
-                    scale_from,
-                    labels: draft.labels.clone(),
-                },
+                transform: Transform { scale_from, ..draft.transform() },
                 published: published[at],
                 deadband: draft.deadband,
                 alone: draft.alone,
                 rate: draft.rate.clone(),
             });
+        }
+        for at in written {
+            let mut target = self.drafts[*at].as_ref()?.target.clone()?;
+            target.name = names[*at].clone();
+            if let Some(name) = scale_from(*at) {
+                target.transform.scale_from = Some(*places.get(self.index.get(name.value.as_str())?)?);
+            }
+            map.writes.push(target);
         }
         Some(map)
     }

@@ -8,6 +8,7 @@ mod link;
 mod place;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::collections::BTreeMap;
 
@@ -30,6 +31,8 @@ pub struct Defaults {
     address_base: u16,
     /// Order of numbers of two or more registers.
     order: Order,
+    /// Order of numbers of two or more registers that are written. `None`: as they are read.
+    write_order: Option<Order>,
     /// Raw values that mean "not available".
     invalid: BTreeMap<TypeWord, Vec<Raw>>,
 }
@@ -46,6 +49,7 @@ impl Defaults {
         Self {
             address_base: profile.address_base.as_ref().map_or(0, |base| base.0 as u16),
             order: profile.order.as_ref().map_or(Order::Abcd, |order| order.order()),
+            write_order: profile.write_order.as_ref().map(|order| order.order()),
             invalid,
         }
     }
@@ -81,8 +85,12 @@ pub fn compile(
         .map(|(name, point)| {
             // A faulty point has been reported; guessing at the rest of it would only mislead.
             let point = point.as_ref().filter(|point| !point.faulty)?;
-            let draft = draft::draft(name, point, defaults, found)?;
+            let mut draft = draft::draft(name, point, defaults, found)?;
             draft.check_limits(&name.value, limits, selection.limits, found);
+            if draft.writable {
+                let rules = write::Rules { defaults, limits, changed: selection.limits };
+                draft.target = write::target(name, point, &draft, rules, found);
+            }
             Some(draft)
         })
         .collect();

@@ -191,3 +191,56 @@ fn a_long_chain_compiles_without_deep_recursion() {
     }
     assert_eq!(map_of(&text).points.len(), 3_000);
 }
+
+#[test]
+fn quirk_29_the_function_that_writes_follows_from_the_place_and_what_the_device_has() {
+    let points = "points:\n  a: {coil: 1, access: rw}\n  b: {holding: 1, type: uint16, access: w}\n  \
+                  c: {holding: 2, type: int32, access: rw}\n  d: {holding: 4, bit: 3, access: rw}\n  \
+                  e: {holding: 5, type: uint8, byte: high, access: rw}\n  f: {holding: 6, type: uint16}\n";
+    let functions = |text: &str| -> Vec<(String, u8)> {
+        let targets = map_of(text).writes;
+        targets.iter().map(|target| (target.name.to_string(), target.function.code())).collect()
+    };
+    let expected =
+        [("a", 5), ("b", 6), ("c", 16), ("d", 22), ("e", 22)].map(|(name, code)| (name.into(), code));
+    assert_eq!(functions(points), expected);
+    let few = "points:\n  a: {coil: 1, access: rw, write: {function: 15}}\n  \
+               b: {holding: 1, type: uint16, access: rw, write: {function: 16}}\n";
+    assert_eq!(functions(few), [("a".into(), 15), ("b".into(), 16)]);
+}
+
+#[test]
+fn what_can_only_be_written_is_not_read() {
+    let map = map_of("points:\n  a: {holding: 1, type: int16, access: w}\n  b: {holding: 2, type: int16}\n");
+    let points: Vec<&str> = map.points.iter().map(|point| &*point.name).collect();
+    assert_eq!((points, map.readings.len(), map.writes.len()), (vec!["b"], 1, 1));
+    assert!(!map.writes[0].readable);
+}
+
+#[test]
+fn the_write_order_is_the_profiles_unless_the_point_has_an_order_of_its_own() {
+    let map = map_of(
+        "order: CDAB\nwrite_order: ABCD\npoints:\n  a: {holding: 0, type: int32, access: rw}\n  \
+         b: {holding: 2, type: int32, order: BADC, access: rw}\n  \
+         c: {holding: 4, type: int32, access: rw, write: {order: DCBA}}\n  d: {holding: 6, type: int16, access: rw}\n",
+    );
+    let orders: Vec<[Order; 2]> =
+        map.writes.iter().map(|target| [target.reading.decode.order, target.order]).collect();
+    let expected = [
+        [Order::Cdab, Order::Abcd],
+        [Order::Badc, Order::Badc],
+        [Order::Cdab, Order::Dcba],
+        [Order::Abcd, Order::Abcd],
+    ];
+    assert_eq!(orders, expected);
+}
+
+#[test]
+fn a_scale_factor_is_kept_for_a_point_that_is_only_written() {
+    let map = map_of(
+        "points:\n  sf: {holding: 1, type: int16, internal: true}\n  limit: {holding: 0, type: int16, scale_from: sf, access: w}\n  \
+         other: {holding: 9, type: int16}\n",
+    );
+    let from = map.writes[0].transform.scale_from.unwrap();
+    assert_eq!(&*map.points[from.0 as usize].name, "sf");
+}
