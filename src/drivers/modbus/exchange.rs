@@ -196,7 +196,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let started = Instant::now();
         let deadline = started + patience.timeout;
         timeout_at(deadline, self.send(&frame[..length])).await.map_err(|_| too_slow())??;
-        let ended = self.answer(request, deadline, answer).await?;
+        let ended = self.answer(request, deadline, answer).await.inspect_err(|_| {
+            // The link forgets what was asked; the unit behind it answers all the same, on the link that comes next.
+            let Patience { response_timeout, line_rest, .. } = patience;
+            self.line.unanswered(request, started, Instant::now(), response_timeout, line_rest);
+        })?;
         let received = Instant::now();
         self.settle(request, patience, ended, started, received);
         let reply = match ended {
