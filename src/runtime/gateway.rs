@@ -120,7 +120,14 @@ impl Gateway {
         // second happen, and a clock that was wrong at the last start does not hit the same one again.
         let epoch = u64::try_from(Stamp::now().unix_millis()).unwrap_or(0);
         let identity = Identity { site: site.name.into(), epoch };
-        Ok(Self { identity, connections, routes: site.routes, metrics: Arc::new(metrics), control: None, state: None })
+        Ok(Self {
+            identity,
+            connections,
+            routes: site.routes,
+            metrics: Arc::new(metrics),
+            control: None,
+            state: None,
+        })
     }
 
     /// Answers questions on a local socket at this path while it runs.
@@ -233,7 +240,8 @@ impl Gateway {
             let (events, stop, bans) = (events.clone(), stop.clone(), bans.clone());
             sessions.spawn(async move {
                 let Connection { metrics, .. } = &connection;
-                keep(&metrics.name, &metrics.restarts, &stop, || connection.session(&events, &stop, &bans)).await;
+                keep(&metrics.name, &metrics.restarts, &stop, || connection.session(&events, &stop, &bans))
+                    .await;
             });
         }
         sessions

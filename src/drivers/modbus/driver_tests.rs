@@ -652,12 +652,14 @@ async fn a_merge_over_a_hole_that_shifts_is_never_published_and_remembered() {
         let metrics = vec![Arc::new(DeviceMetrics::new("u1"))];
         let connection = Arc::new(ConnectionMetrics::default());
         let plan = ModbusPlan::compile(config, vec![device]).unwrap();
-        let driver = ModbusDriver::with_opener("c", plan.clone(), metrics.clone(), connection.clone(), plant.clone())
-            .with_bans(Bans::new(Vec::new(), Some(found)));
+        let driver =
+            ModbusDriver::with_opener("c", plan.clone(), metrics.clone(), connection.clone(), plant.clone())
+                .with_bans(Bans::new(Vec::new(), Some(found)));
         let (send, events) = mpsc::channel(10_000);
         let stop = CancellationToken::new();
         let task = tokio::spawn(session::run(driver, send, stop.clone(), connection.clone()));
-        let mut running = Running { events, stop, task, connection: connection.clone(), devices: metrics.clone() };
+        let mut running =
+            Running { events, stop, task, connection: connection.clone(), devices: metrics.clone() };
         // Every value is compared with its register's.
         assert!(values_of(&running.after(ms(5_000)).await, 1) >= 45);
         let ban = bans.try_recv().unwrap();

@@ -104,7 +104,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
     ) -> Result<Fetched, LinkLost> {
         let most_spent = most_spent(self.plan, self.every);
         match &so_far {
-            Some(Fetched { result: Err(Cause::Exception(code)), .. }) => layout.whole_refused(*code, most_spent),
+            Some(Fetched { result: Err(Cause::Exception(code)), .. }) => {
+                layout.whole_refused(*code, most_spent)
+            }
             _ => layout.begin(most_spent),
         }
         self.data.clear();
@@ -155,7 +157,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
         let Patience { timeout, response_timeout, .. } = patience;
         let fetched = |result, started: Instant, received| {
             let started = first.unwrap_or(started);
-            Fetched { result, began: started, started, received, response_timeout, torn: false, is_round: false }
+            Fetched {
+                result,
+                began: started,
+                started,
+                received,
+                response_timeout,
+                torn: false,
+                is_round: false,
+            }
         };
         if timeout.is_zero() {
             // The budget is spent: an answer could only be late.
@@ -232,7 +242,9 @@ pub(super) fn readings(exchange: &Exchange, data: &[u8], torn: bool) -> Vec<Resu
 /// its atom came with it.
 pub(super) fn round_readings(exchange: &Exchange, layout: &Layout, data: &[u8]) -> Vec<Result<Raw, Cause>> {
     let mut readings = vec![Err(Cause::Torn); exchange.cuts.len()];
-    for (atom, code) in exchange.atoms.iter().enumerate().filter_map(|(i, atom)| Some((atom, layout.exception(i)?))) {
+    for (atom, code) in
+        exchange.atoms.iter().enumerate().filter_map(|(i, atom)| Some((atom, layout.exception(i)?)))
+    {
         atom.cuts.iter().for_each(|cut| readings[*cut as usize] = Err(Cause::Exception(code)));
     }
     let Some(whole) = exchange.blocks.first() else { return readings };

@@ -229,7 +229,12 @@ fn atoms(map: &DeviceMap, limits: &Limits, group: &Group) -> Result<Vec<Draft>, 
         .collect()
 }
 
-fn atom(map: &DeviceMap, limits: &Limits, ix: PointIx, points: BTreeSet<PointIx>) -> Result<Draft, PlanError> {
+fn atom(
+    map: &DeviceMap,
+    limits: &Limits,
+    ix: PointIx,
+    points: BTreeSet<PointIx>,
+) -> Result<Draft, PlanError> {
     let mut readings = BTreeSet::new();
     for &ix in &points {
         if let Source::Reading(reading) = point(map, ix).source {

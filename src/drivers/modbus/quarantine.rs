@@ -502,9 +502,8 @@ impl Layout {
         let halves = [(from, middle), (middle, to)].map(|(from, to)| self.pieces(from, to));
         let half = half.filter(|_| halves.iter().all(|pieces| pieces.len() == 1));
         let suspects = halves.into_iter().flatten();
-        let suspects: Vec<Stretch> = suspects
-            .map(|(from, to)| Stretch { from, to, stand: Stand::Suspect(code), half })
-            .collect();
+        let suspects: Vec<Stretch> =
+            suspects.map(|(from, to)| Stretch { from, to, stand: Stand::Suspect(code), half }).collect();
         self.ranges.splice(ix..ix, suspects);
     }
 
@@ -546,7 +545,8 @@ impl Layout {
     /// One half was refused: that is why the whole was.
     fn explained(&mut self, half: Option<Half>) {
         let Some(half) = half else { return };
-        let siblings = self.ranges.iter_mut().filter(|range| range.half.is_some_and(|other| other.at == half.at));
+        let siblings =
+            self.ranges.iter_mut().filter(|range| range.half.is_some_and(|other| other.at == half.at));
         siblings.for_each(|range| range.half = None);
     }
 
@@ -616,7 +616,8 @@ impl Layout {
         proven.iter().for_each(|piece| self.joints[piece.0] = Joint::Proven);
         self.is_torn_up |= !proven.is_empty();
         let Stand::Unproven(proof) = &mut self.ranges[ix].stand else { return };
-        let found = wrong.and_then(|at| if let Verdict::Wrong(found) = verdicts[at] { Some(found) } else { None });
+        let found =
+            wrong.and_then(|at| if let Verdict::Wrong(found) = verdicts[at] { Some(found) } else { None });
         let times = |found: Mismatch| match proof.wrong {
             Some((last, times)) if last.address == found.address => times + 1,
             _ => 1,

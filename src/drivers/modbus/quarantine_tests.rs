@@ -58,8 +58,10 @@ fn hull(address: u16, count: u16) -> Block {
 impl Trial {
     fn new(hulls: impl IntoIterator<Item = (u16, u16)>, max_gap: u16, memory: Memory) -> Self {
         let hulls: BTreeSet<_> = hulls.into_iter().collect();
-        let atoms: Vec<_> =
-            hulls.into_iter().map(|(address, count)| Atom { hull: hull(address, count), cuts: vec![] }).collect();
+        let atoms: Vec<_> = hulls
+            .into_iter()
+            .map(|(address, count)| Atom { hull: hull(address, count), cuts: vec![] })
+            .collect();
         let layout = Layout::new(&atoms, max_gap, |_| false);
         Self { atoms, layout, memory, now: Instant::now() }
     }

@@ -1,5 +1,9 @@
 //! Reads that one request does not do for: which they are, what they tell, and what is logged of it, once per change.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::{DueEntry, ModbusDriver};
 use crate::drivers::bans::{Ban, Bans};
 use crate::drivers::modbus::fetch::{self, Fetched, is_refusal};
@@ -17,7 +21,10 @@ impl<O: Open> ModbusDriver<O> {
     pub fn with_bans(mut self, bans: Bans) -> Self {
         self.bans = bans;
         let of_device = |(ix, exchanges): (usize, &Vec<Exchange>)| {
-            exchanges.iter().map(|exchange| self.layout(ix, exchange).filter(|layout| !layout.is_whole())).collect()
+            exchanges
+                .iter()
+                .map(|exchange| self.layout(ix, exchange).filter(|layout| !layout.is_whole()))
+                .collect()
         };
         self.layouts = self.exchanges.iter().enumerate().map(of_device).collect();
         self
@@ -33,7 +40,13 @@ impl<O: Open> ModbusDriver<O> {
 
     fn ban(&self, device: usize, hole: Block) -> Ban {
         let Block { table, address, count } = hole;
-        Ban { link: self.config.link.to_string(), unit: self.devices[device].device.unit, table, address, count }
+        Ban {
+            link: self.config.link.to_string(),
+            unit: self.devices[device].device.unit,
+            table,
+            address,
+            count,
+        }
     }
 
     /// Does the planned request do for this read?
@@ -53,9 +66,18 @@ impl<O: Open> ModbusDriver<O> {
         }
     }
 
+    /// A planned request was refused while others were in flight: the read's next round goes on with its parts.
+    pub(super) fn whole_refused(&mut self, device: usize, read: usize, result: Result<(), Cause>) {
+        self.make_layout(device, read);
+        if let (Some(layout), Err(Cause::Exception(code))) = (&mut self.layouts[device][read], result) {
+            layout.whole_refused(code, Duration::ZERO);
+            self.devices[device].metrics.exceptions.inc();
+        }
+    }
+
     /// The link is a fresh one.
     pub(super) fn ask_again_for_the_refused(&mut self) {
-        let now = tokio::time::Instant::now();
+        let now = Instant::now();
         self.layouts.iter_mut().flatten().flatten().for_each(|layout| layout.reconnected(now));
     }
 
@@ -93,7 +115,9 @@ impl<O: Open> ModbusDriver<O> {
         if let Some(addresses) =
             named(|news| if let News::Refused(block, _) = news { Some(*block) } else { None })
         {
-            let cause = news.iter().find_map(|news| if let News::Refused(_, code) = news { Some(*code) } else { None });
+            let cause = news
+                .iter()
+                .find_map(|news| if let News::Refused(_, code) = news { Some(*code) } else { None });
             let exception = cause.unwrap_or_default();
             tracing::warn!(device = %name, addresses, exception, "the device refuses addresses: their values are bad, the others are read around them");
         }

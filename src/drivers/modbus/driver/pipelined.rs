@@ -67,6 +67,7 @@ impl<O: Open> ModbusDriver<O> {
         if self.waiting.is_some() || !self.can_divide(device, read, fetched.result) {
             return false;
         }
+        self.whole_refused(device, read, fetched.result);
         self.waiting = Some(due);
         true
     }
