@@ -24,7 +24,7 @@ const VERSION: u64 = 1;
 /// Bans that are kept. Beyond that, a ban holds until the process ends.
 const MOST_BANS: usize = 10_000;
 
-/// Bytes of a file that is read at all: [`MOST_BANS`] with room to spare.
+/// Bytes of a file that is read at all: the most bans with room to spare.
 const MOST_BYTES: u64 = 4 << 20;
 
 /// Where a service's state belongs, as systemd gives it (`StateDirectory=`); the first one, should there be several.

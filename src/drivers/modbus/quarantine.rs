@@ -5,8 +5,8 @@
 //! - What is refused is halved until the refused atoms are found. An atom is refused only if it was refused alone. Two
 //!   halves that are both answered, though the whole was refused, are never asked for together again.
 //! - A request over a hole yields no value before [`super::proof`] has found it right; a wrong one is barred.
-//! - A round is one due read: every value that can be had is asked for once, then at most [`MOST_EXTRA`] requests more
-//!   find out what is not known. What they cost beyond that waits for the next rounds.
+//! - A round is one due read: every value that can be had is asked for once, then a few requests more find out what is not
+//!   known. What they cost beyond that waits for the next rounds.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,7 +14,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::plan::{Atom, Block};
-use super::proof::{self, Image, Mismatch, Verdict};
+use super::proof::{Image, Mismatch};
+
+mod divide;
+mod holes;
 
 /// Illegal data address and illegal data value (Modbus Application Protocol V1.1b3, section 7): the device does not like
 /// what is asked for; it may like a part of it.
@@ -397,16 +400,6 @@ impl Layout {
         Some(self.ask(range.from, range.to, Why::Suspect))
     }
 
-    fn over(&self, now: Instant) -> Option<Ask> {
-        let range = self.ranges.iter().find(|range| {
-            let Stand::Unproven(proof) = &range.stand else { return false };
-            let rests = proof.rest_until.is_some_and(|until| now < until);
-            let is_there = proof.around.as_ref().is_some_and(|(_, missing)| *missing == 0);
-            !rests && !proof.is_done && is_there
-        })?;
-        Some(self.ask(range.from, range.to, Why::Over))
-    }
-
     fn probe(&mut self) -> Option<Ask> {
         let count = self.refused.len();
         let atom =
@@ -453,192 +446,6 @@ impl Layout {
 
     fn index(&self, atom: usize) -> Option<usize> {
         self.ranges.iter().position(|range| range.from <= atom && atom < range.to)
-    }
-
-    /// As few ranges as possible of what is not refused.
-    fn merge(&mut self) {
-        let mut old = std::mem::take(&mut self.ranges);
-        let mut from = None;
-        let mut end = 0;
-        for at in 0..=self.hulls.len() {
-            let hull = self.hulls.get(at).filter(|_| self.refused[at].is_none());
-            let goes_on = hull.is_some_and(|hull| {
-                let gap = u32::from(hull.address).saturating_sub(end);
-                self.joints[at] != Joint::Barred && gap <= u32::from(self.max_gap)
-            });
-            if let Some(first) = from.filter(|_| !goes_on) {
-                let known = old.iter().position(|range| range.from == first && range.to == at);
-                let stand = match (self.pieces(first, at).len(), known.map(|ix| old.swap_remove(ix).stand)) {
-                    (1, _) => Stand::Trusted,
-                    (_, Some(Stand::Unproven(proof))) => Stand::Unproven(proof),
-                    _ => Stand::Unproven(Proof::default()),
-                };
-                self.ranges.push(Stretch { from: first, to: at, stand, half: None });
-                from = None;
-            }
-            if let Some(hull) = hull {
-                end = if from.is_some() { end.max(hull.end()) } else { hull.end() };
-                from = from.or(Some(at));
-            }
-        }
-        self.is_torn_up = false;
-    }
-
-    /// A range that was refused: its atom is refused, or its halves are suspected.
-    fn divide(&mut self, from: usize, to: usize, code: u8) {
-        let Some(ix) = self.ranges.iter().position(|range| range.from == from && range.to == to) else {
-            return;
-        };
-        let half = self.ranges.remove(ix).half;
-        self.explained(half);
-        self.is_torn_up = true;
-        if to - from == 1 {
-            self.refused[from] = Some(code);
-            self.news.push(News::Refused(self.hulls[from], code));
-            return;
-        }
-        let middle = from + (to - from) / 2;
-        let half = Some(Half { at: middle, other_answered: false });
-        let halves = [(from, middle), (middle, to)].map(|(from, to)| self.pieces(from, to));
-        let half = half.filter(|_| halves.iter().all(|pieces| pieces.len() == 1));
-        let suspects = halves.into_iter().flatten();
-        let suspects: Vec<Stretch> =
-            suspects.map(|(from, to)| Stretch { from, to, stand: Stand::Suspect(code), half }).collect();
-        self.ranges.splice(ix..ix, suspects);
-    }
-
-    /// A request over holes was refused, though all around them is answered.
-    fn divide_unproven(&mut self, from: usize) {
-        let Some(ix) = self.index(from) else { return };
-        let Stretch { from, to, half, .. } = self.ranges.remove(ix);
-        self.explained(half);
-        self.is_torn_up = true;
-        let pieces = self.pieces(from, to);
-        let middle = pieces[pieces.len() / 2].0;
-        let (left, right) = pieces.split_at(pieces.len() / 2);
-        if pieces.len() == 2 {
-            self.bar(middle);
-        }
-        let halves = [(from, middle, left, right), (middle, to, right, left)];
-        let stretches = halves.map(|(from, to, own, other)| {
-            let half = Half { at: middle, other_answered: other.len() == 1 };
-            match own.len() {
-                1 => Stretch { from, to, stand: Stand::Trusted, half: None },
-                _ => Stretch { from, to, stand: Stand::Unproven(Proof::default()), half: Some(half) },
-            }
-        });
-        self.ranges.splice(ix..ix, stretches);
-    }
-
-    /// Divides an unproven range at its holes.
-    fn dissolve(&mut self, atom: usize) {
-        let Some(ix) = self.index(atom) else { return };
-        let Stretch { from, to, half, .. } = self.ranges[ix];
-        self.explained(half);
-        let pieces = self.pieces(from, to).into_iter();
-        let stretches: Vec<Stretch> =
-            pieces.map(|(from, to)| Stretch { from, to, stand: Stand::Trusted, half: None }).collect();
-        self.ranges.splice(ix..=ix, stretches);
-        self.is_torn_up = true;
-    }
-
-    /// One half was refused: that is why the whole was.
-    fn explained(&mut self, half: Option<Half>) {
-        let Some(half) = half else { return };
-        let siblings =
-            self.ranges.iter_mut().filter(|range| range.half.is_some_and(|other| other.at == half.at));
-        siblings.for_each(|range| range.half = None);
-    }
-
-    /// One half was answered. If both are, it's the whole that the device refuses.
-    fn half_answered(&mut self, ix: usize) {
-        let Some(half) = self.ranges[ix].half.take() else { return };
-        if half.other_answered {
-            return self.bar(half.at);
-        }
-        let other = self.ranges.iter_mut().filter_map(|range| range.half.as_mut());
-        other.filter(|other| other.at == half.at).for_each(|other| other.other_answered = true);
-    }
-
-    fn bar(&mut self, at: usize) {
-        self.joints[at] = Joint::Barred;
-        self.news.push(News::Apart(self.hulls[at].address));
-        self.is_torn_up = true;
-    }
-
-    /// After a request over the holes: once more around them, if that much may be asked for in this round.
-    fn look_around_again(&mut self, from: usize, to: usize) {
-        let pieces = self.pieces(from, to);
-        let left = MOST_EXTRA.saturating_sub(self.round.extra) as usize;
-        if pieces.len() > left {
-            return;
-        }
-        let asks: Vec<Ask> = pieces.into_iter().map(|(from, to)| self.ask(from, to, Why::Around)).collect();
-        if let Some(ix) = self.index(from)
-            && let Stand::Unproven(proof) = &mut self.ranges[ix].stand
-        {
-            proof.around = None;
-            self.round.queue.extend(asks);
-        }
-    }
-
-    /// Notes a piece of an unproven range, and compares when all pieces are there.
-    fn note_around(&mut self, ask: Ask, data: &[u8], now: Instant) {
-        let Some(ix) = self.index(ask.from) else { return };
-        let Stretch { from, to, .. } = self.ranges[ix];
-        let (hull, pieces) = (self.hull(from, to), self.pieces(from, to));
-        let Stand::Unproven(proof) = &mut self.ranges[ix].stand else { return };
-        let (image, missing) = proof.around.get_or_insert_with(|| (Image::new(hull), pieces.len()));
-        image.note(ask.block, data);
-        *missing = missing.saturating_sub(1);
-        if *missing > 0 {
-            return;
-        }
-        let after = image.clone();
-        if let (Some(before), Some(merged)) = (proof.before.replace(after.clone()), proof.merged.take()) {
-            let offset = |address: u32| (address - u32::from(hull.address)) as usize;
-            let stretches: Vec<_> = pieces
-                .iter()
-                .map(|(from, to)| self.hull(*from, *to))
-                .map(|piece| offset(piece.address.into())..offset(piece.end()))
-                .collect();
-            let verdicts = proof::compare(&before, &merged, &after, &stretches);
-            self.judge(ix, &pieces, &verdicts, now);
-        }
-    }
-
-    fn judge(&mut self, ix: usize, pieces: &[(usize, usize)], verdicts: &[Verdict], now: Instant) {
-        let Stretch { from, to, .. } = self.ranges[ix];
-        let wrong = verdicts.iter().position(|verdict| matches!(verdict, Verdict::Wrong(_)));
-        // What is right behind several holes proves all of them.
-        let right = verdicts[..wrong.unwrap_or(verdicts.len())].iter().rposition(|v| *v == Verdict::Right);
-        let proven = &pieces[1..=right.unwrap_or(0)];
-        proven.iter().for_each(|piece| self.joints[piece.0] = Joint::Proven);
-        self.is_torn_up |= !proven.is_empty();
-        let Stand::Unproven(proof) = &mut self.ranges[ix].stand else { return };
-        let found =
-            wrong.and_then(|at| if let Verdict::Wrong(found) = verdicts[at] { Some(found) } else { None });
-        let times = |found: Mismatch| match proof.wrong {
-            Some((last, times)) if last.address == found.address => times + 1,
-            _ => 1,
-        };
-        proof.wrong = found.map(|found| (found, times(found)));
-        proof.undecided = proof.undecided.saturating_add(1);
-        if proof.undecided >= EAGER_PROOFS {
-            proof.rest_until = Some(now + PROBE_EVERY);
-        }
-        let wrong_so_far = proof.wrong;
-        match wrong_so_far {
-            Some((found, WRONG_TO_BAR..)) => {
-                let at = pieces[wrong.unwrap_or(1).max(1)].0;
-                let hole = self.hole(from, at).unwrap_or(self.hulls[at]);
-                self.joints[at] = Joint::Barred;
-                self.news.push(News::Shifts(hole, found));
-                self.is_torn_up = true;
-            }
-            None if self.pieces(from, to).len() == 1 => self.news.push(News::Proven(self.hull(from, to))),
-            _ => {}
-        }
     }
 }
 
