@@ -183,7 +183,7 @@ impl ExplainedConnection {
         }
         let quarantined = metrics.quarantined.get();
         if quarantined > 0 {
-            why.push(format!("it refuses the addresses of {quarantined} values, which are read around and asked for again within 5 minutes"));
+            why.push(format!("it refuses the addresses of {quarantined} values, which are read around and asked for again from time to time"));
         }
         why
     }
