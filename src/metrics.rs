@@ -162,6 +162,8 @@ pub struct DeviceMetrics {
     pub planned_micros: Counter,
     /// 0: nobody knows; 1: it answers; 2: it does not.
     pub state: Gauge,
+    /// Values that are bad because the device refuses their addresses, while others of the same read are there.
+    pub quarantined: Gauge,
     /// Due times that passed without a request because the bus was still busy.
     pub missed_ticks: Counter,
     /// Values that were bad.

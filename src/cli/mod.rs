@@ -139,6 +139,10 @@ struct RunArgs {
     /// $XDG_RUNTIME_DIR/taktbus/control; none of them set: no socket]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Remember in this directory what is found out about devices [default: $STATE_DIRECTORY, as systemd gives it;
+    /// not set: it is found out again at each start]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

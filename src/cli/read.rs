@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::table::Table;
 use super::{Outcome, ReadArgs, site};
+use crate::drivers::bans::Bans;
 use crate::mapping::batch::{Batch, Event};
 use crate::mapping::compiled::Point;
 use crate::mapping::transform::{Sample, evaluate};
@@ -52,7 +53,7 @@ pub async fn read(args: ReadArgs) -> Result<Outcome> {
     let stop = CancellationToken::new();
     let mut sessions = JoinSet::new();
     for connection in gateway.connections() {
-        sessions.spawn(connection.session(&events, &stop));
+        sessions.spawn(connection.session(&events, &stop, &Bans::default()));
     }
     drop(events);
     let reading = async {

@@ -8,15 +8,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Outcome, RunArgs, site, summary};
-use crate::runtime::control;
 use crate::runtime::limits::raise_open_files;
+use crate::runtime::{control, state};
 
 pub async fn run(args: RunArgs) -> Result<Outcome> {
     let gateway = match site::gateway(&args.site) {
         Ok(gateway) => gateway,
         Err(outcome) => return Ok(outcome),
     };
-    let gateway = gateway.with_control(args.control.or_else(control::default_path));
+    let gateway = gateway
+        .with_control(args.control.or_else(control::default_path))
+        .with_state(args.state.or_else(state::default_directory));
     raise_open_files();
     let stop = stop_on_signals(args.lasting)?;
     let metrics = gateway.metrics();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::bans::Bans;
 use self::fit::Fit;
 use self::modbus::{ModbusDriver, ModbusPlan};
 use crate::mapping::batch::{Batch, DeviceState, Event};
@@ -13,6 +14,7 @@ use crate::mapping::device::{Device, DevicePlan, Read};
 use crate::metrics::{ConnectionMetrics, DeviceMetrics};
 
 pub mod backoff;
+pub mod bans;
 pub mod fit;
 pub mod modbus;
 pub mod pace;
@@ -86,16 +88,18 @@ impl Plan {
         plan.fit()
     }
 
-    /// The connection's life; see [`session::run`]. `metrics` are the devices', in the plan's order.
+    /// The connection's life; see [`session::run`]. `metrics` are the devices', in the plan's order; `bans` is what was found
+    /// out about them earlier.
     pub async fn run(
         self,
         metrics: Vec<Arc<DeviceMetrics>>,
         connection: Arc<ConnectionMetrics>,
         events: mpsc::Sender<Event>,
         stop: CancellationToken,
+        bans: Bans,
     ) {
         let Self::Modbus(plan) = self;
-        let driver = ModbusDriver::new(&connection.name, plan, metrics, connection.clone());
+        let driver = ModbusDriver::new(&connection.name, plan, metrics, connection.clone()).with_bans(bans);
         session::run(driver, events, stop, connection.clone()).await;
     }
 }

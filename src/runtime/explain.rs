@@ -147,6 +147,7 @@ impl ExplainedConnection {
             "answered": metrics.answered.get(),
             "timeouts": metrics.timeouts.get(),
             "exceptions": metrics.exceptions.get(),
+            "quarantined": metrics.quarantined.get(),
             "garbled": metrics.garbled.get(),
             "missed": metrics.missed_ticks.get(),
             "bad_values": metrics.bad_values.get(),
@@ -179,6 +180,10 @@ impl ExplainedConnection {
         let (exceptions, bad) = (metrics.exceptions.get(), metrics.bad_values.get());
         if exceptions > 0 {
             why.push(format!("it refused {exceptions} reads with an exception; values bad so far: {bad}"));
+        }
+        let quarantined = metrics.quarantined.get();
+        if quarantined > 0 {
+            why.push(format!("it refuses the addresses of {quarantined} values, which are read around and asked for again from time to time"));
         }
         why
     }

@@ -14,9 +14,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::control::Control;
 use super::explain::{ExplainedConnection, ExplainedDevice, Explainer};
+use super::state;
 use super::supervisor::{keep, panic_text};
 use crate::config::plan::{self as config, Protocol, Route, SinkConfig, Site};
 use crate::drivers::Plan;
+use crate::drivers::bans::Bans;
 use crate::drivers::modbus::ModbusPlan;
 use crate::mapping::batch::Event;
 use crate::metrics::{ConnectionMetrics, DeviceMetrics, Metrics, RouteMetrics};
@@ -36,6 +38,9 @@ const SESSIONS_STOP: Duration = Duration::from_millis(1_000);
 /// The longest that the pipeline may take to empty itself.
 const PIPELINE_STOP: Duration = Duration::from_millis(300);
 
+/// The longest that what was found out last may take to be written.
+const STATE_STOP: Duration = Duration::from_millis(200);
+
 /// A site that can be run.
 pub struct Gateway {
     identity: Identity,
@@ -43,6 +48,7 @@ pub struct Gateway {
     routes: Vec<Route>,
     metrics: Arc<Metrics>,
     control: Option<PathBuf>,
+    state: Option<PathBuf>,
 }
 
 /// A connection, planned, with what counts it.
@@ -60,8 +66,10 @@ impl Connection {
         &self,
         events: &mpsc::Sender<Event>,
         stop: &CancellationToken,
+        bans: &Bans,
     ) -> impl Future<Output = ()> + Send + use<> {
-        self.plan.clone().run(self.devices.clone(), self.metrics.clone(), events.clone(), stop.clone())
+        let plan = self.plan.clone();
+        plan.run(self.devices.clone(), self.metrics.clone(), events.clone(), stop.clone(), bans.clone())
     }
 }
 
@@ -112,12 +120,24 @@ impl Gateway {
         // second happen, and a clock that was wrong at the last start does not hit the same one again.
         let epoch = u64::try_from(Stamp::now().unix_millis()).unwrap_or(0);
         let identity = Identity { site: site.name.into(), epoch };
-        Ok(Self { identity, connections, routes: site.routes, metrics: Arc::new(metrics), control: None })
+        Ok(Self {
+            identity,
+            connections,
+            routes: site.routes,
+            metrics: Arc::new(metrics),
+            control: None,
+            state: None,
+        })
     }
 
     /// Answers questions on a local socket at this path while it runs.
     pub fn with_control(self, path: Option<PathBuf>) -> Self {
         Self { control: path, ..self }
+    }
+
+    /// Remembers in this directory what it finds out about devices.
+    pub fn with_state(self, directory: Option<PathBuf>) -> Self {
+        Self { state: directory, ..self }
     }
 
     /// Where everything is counted.
@@ -136,10 +156,11 @@ impl Gateway {
         tracing::info!(site = %self.identity.site, devices, connections = self.connections.len(), routes = self.routes.len(), "starting");
         let _control = self.start_control();
         let (mut forwarders, stop_forwarders, inputs) = self.start_forwarders();
+        let (bans, keeper) = state::keep(self.state.clone()).await;
         let (events, received) = mpsc::channel(EVENTS);
         let mut pipeline = tokio::spawn(pipeline::run(self.identity.clone(), inputs, received));
         let stop_sessions = stop.child_token();
-        let mut sessions = self.start_sessions(events, &stop_sessions);
+        let mut sessions = self.start_sessions(events, &stop_sessions, bans);
 
         let failure = tokio::select! {
             // First: a stop ends the sessions, and the pipeline with them.
@@ -159,6 +180,10 @@ impl Gateway {
             tracing::warn!("the pipeline did not empty in time");
         }
         pipeline.abort();
+        // The sessions are gone, and with them who could find out more.
+        if let Some(keeper) = keeper {
+            let _ = timeout(STATE_STOP, keeper).await;
+        }
         stop_forwarders.cancel();
         while let Some(ended) = forwarders.join_next().await {
             match ended {
@@ -204,13 +229,19 @@ impl Gateway {
         }
     }
 
-    fn start_sessions(self, events: mpsc::Sender<Event>, stop: &CancellationToken) -> JoinSet<()> {
+    fn start_sessions(
+        self,
+        events: mpsc::Sender<Event>,
+        stop: &CancellationToken,
+        bans: Bans,
+    ) -> JoinSet<()> {
         let mut sessions = JoinSet::new();
         for connection in self.connections {
-            let (events, stop) = (events.clone(), stop.clone());
+            let (events, stop, bans) = (events.clone(), stop.clone(), bans.clone());
             sessions.spawn(async move {
                 let Connection { metrics, .. } = &connection;
-                keep(&metrics.name, &metrics.restarts, &stop, || connection.session(&events, &stop)).await;
+                keep(&metrics.name, &metrics.restarts, &stop, || connection.session(&events, &stop, &bans))
+                    .await;
             });
         }
         sessions

@@ -4,4 +4,5 @@ pub mod control;
 pub mod explain;
 pub mod gateway;
 pub mod limits;
+pub mod state;
 pub mod supervisor;

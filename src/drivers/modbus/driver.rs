@@ -16,12 +16,14 @@ use self::pipelined::InFlight;
 use super::compile::{ModbusPlan, PlannedDevice};
 use super::config::{Echo, Link, ModbusConfig};
 use super::exchange::{Manner, Wire};
-use super::fetch::{Fetch, Fetched, readings};
+use super::fetch::{Fetch, Fetched};
 use super::framing::Stray;
 use super::plan::Exchange;
 use super::probing::Probing;
+use super::quarantine::Layout;
 use super::transport::{Open, Opener};
 use super::window::Window;
+use crate::drivers::bans::Bans;
 use crate::drivers::pace::Pace;
 use crate::drivers::schedule::{Entry, Next, Schedule};
 use crate::drivers::{Driver, LinkLost, backoff};
@@ -31,6 +33,7 @@ use crate::metrics::{ConnectionMetrics, DeviceMetrics};
 use crate::model::time::Stamp;
 
 mod account;
+mod merging;
 mod pipelined;
 
 /// The driver of one Modbus connection.
@@ -40,6 +43,9 @@ pub struct ModbusDriver<O: Open = Opener> {
     wire: Option<Wire<O::Stream>>,
     devices: Vec<Arc<DevicePlan>>,
     exchanges: Vec<Vec<Exchange>>,
+    /// By device and read: how it's fetched where the planned request does not do.
+    layouts: Vec<Vec<Option<Box<Layout>>>>,
+    bans: Bans,
     paces: Vec<Pace>,
     /// What is known of each device's answers, for probes.
     probings: Vec<Probing>,
@@ -113,6 +119,8 @@ impl<O: Open> ModbusDriver<O> {
             probings: devices.iter().map(|_| Probing::default()).collect(),
             devices,
             exchanges,
+            layouts: Vec::new(),
+            bans: Bans::default(),
             schedule: Schedule::new(entries, seed_of(name), Instant::now()),
             online: Box::new([None; 256]),
             changes: VecDeque::new(),
@@ -126,6 +134,7 @@ impl<O: Open> ModbusDriver<O> {
             window,
             waiting: None,
         }
+        .with_bans(Bans::default())
     }
 
     /// Opens the link and leaves it the rest that it or a device wants.
@@ -177,7 +186,11 @@ impl<O: Open> ModbusDriver<O> {
         let was_away = self.is_away(device);
         self.note_silence(unit);
         self.account(due, device, fetched);
-        self.note_pace(device, read, fetched);
+        if fetched.is_round {
+            self.note_layout(device, read);
+        } else {
+            self.note_pace(device, read, fetched);
+        }
         if self.is_half_open(fetched) {
             return Err(LinkLost("nobody answers".into()));
         }
@@ -185,8 +198,7 @@ impl<O: Open> ModbusDriver<O> {
         if was_away && self.is_away(device) {
             return Ok(None);
         }
-        let exchange = &self.exchanges[device][read];
-        let readings = fetched.result.map(|()| readings(exchange, &self.data, fetched.torn));
+        let readings = fetched.result.map(|()| self.readings(device, read, fetched));
         Ok(Some(Batch {
             plan: self.devices[device].clone(),
             read,
@@ -197,7 +209,31 @@ impl<O: Open> ModbusDriver<O> {
         }))
     }
 
+    /// The planned request, or a round around what can't be read with it.
     async fn fetch_once(&mut self, device: usize, read: usize) -> Result<Fetched, LinkLost> {
+        let mut whole = None;
+        if self.is_plain(device, read) {
+            let fetched = self.fetching(device, read, None).await?;
+            if !self.can_divide(device, read, fetched.result) {
+                return Ok(fetched);
+            }
+            self.make_layout(device, read);
+            whole = Some(fetched);
+        }
+        let Some(mut layout) = self.layouts[device][read].take() else {
+            return whole.ok_or_else(|| LinkLost("a read without a request".into()));
+        };
+        let fetched = self.fetching(device, read, Some((&mut layout, whole))).await;
+        self.layouts[device][read] = Some(layout);
+        fetched
+    }
+
+    async fn fetching(
+        &mut self,
+        device: usize,
+        read: usize,
+        round: Option<(&mut Layout, Option<Fetched>)>,
+    ) -> Result<Fetched, LinkLost> {
         let is_probe = self.is_away(device);
         let wire = self.wire.as_mut().ok_or_else(|| LinkLost("not connected".into()))?;
         let limits = &self.devices[device].device.limits;
@@ -207,12 +243,16 @@ impl<O: Open> ModbusDriver<O> {
             config: &self.config,
             plan: &self.devices[device],
             exchange: &self.exchanges[device][read],
+            every: self.devices[device].reads[read].every,
             data: &mut self.data,
             rest,
             rest_until: self.rest_until,
             probing: is_probe.then_some(&mut self.probings[device]),
         };
-        let fetched = fetch.run().await;
+        let fetched = match round {
+            None => fetch.run().await,
+            Some((layout, whole)) => fetch.round(layout, whole).await,
+        };
         self.note_strays();
         if let Ok(fetched) = &fetched {
             // After an answer, as the profiles mean it; silence has been rest enough.
@@ -272,6 +312,7 @@ impl<O: Open> Driver for ModbusDriver<O> {
         self.changes.clear();
         self.fallen.clear();
         self.rest_until = None;
+        self.ask_again_for_the_refused();
         self.schedule.restart(Instant::now());
         Ok(())
     }

@@ -34,6 +34,10 @@ struct State {
     dead: Vec<u8>,
     refusing: HashMap<u8, u8>,
     all_silent: bool,
+    /// Addresses that are answered with exception 2.
+    holes: Vec<u16>,
+    /// Addresses that are left out of an answer over them, without an error.
+    left_out: Vec<u16>,
     closes_after_reply: bool,
     /// What was sent comes back first, as a two-wire adapter hears it.
     echoes: bool,
@@ -72,9 +76,13 @@ impl Plant {
             return Some(vec![pdu[0], pdu[1] | 0x80, *code]);
         }
         let (address, count) = (u16::from_be_bytes([pdu[2], pdu[3]]), u16::from_be_bytes([pdu[4], pdu[5]]));
+        if state.holes.iter().any(|hole| (address..address + count).contains(hole)) {
+            return Some(vec![pdu[0], pdu[1] | 0x80, 2]);
+        }
         state.moved += u16::from(state.moving);
         let mut body = vec![pdu[0], pdu[1], count as u8 * 2];
-        (0..count).for_each(|i| body.extend((address + i + state.moved).to_be_bytes()));
+        let there = (address..).filter(|address| !state.left_out.contains(address)).take(count.into());
+        there.for_each(|address| body.extend((address + state.moved).to_be_bytes()));
         Some(body)
     }
 
@@ -209,6 +217,8 @@ enum Told {
     Offline(u8, Cause),
     Values(u8, usize),
     Bad(u8, usize, Cause),
+    /// Some values are there, the others bad.
+    Mixed(u8, Vec<Option<Cause>>),
 }
 
 impl Running {
@@ -225,6 +235,9 @@ impl Running {
                     assert!(started <= received);
                     let unit = plan.device.unit;
                     match readings {
+                        Ok(values) if values.iter().any(Result::is_err) => {
+                            Told::Mixed(unit, values.into_iter().map(Result::err).collect())
+                        }
                         Ok(values) => {
                             for (value, ix) in values.iter().zip(&plan.reads[read].readings) {
                                 let Place::Run { address, .. } =
@@ -576,4 +589,125 @@ fn ten_thousand_connections_stay_small() {
     let (send, _events) = mpsc::channel(1);
     let session = session::run(driver, send, CancellationToken::new(), connection);
     assert!(size_of_val(&session) < 8 * 1024, "{} bytes", size_of_val(&session));
+}
+
+/// A device with one read of these registers.
+fn merged(unit: u8, addresses: std::ops::Range<u16>, every: Duration) -> Device {
+    let mut device = device(unit, every);
+    let map = Arc::make_mut(&mut device.map);
+    let (reading, point) = (map.readings[0].clone(), map.points[0].clone());
+    let place = |address| Place::Run { table: Table::Holding, address, count: 1 };
+    map.readings = addresses.map(|address| Reading { place: place(address), ..reading.clone() }).collect();
+    let point = |ix: usize| Point { source: Source::Reading(ReadingIx(ix as u32)), ..point.clone() };
+    map.points = (0..map.readings.len()).map(point).collect();
+    device.groups[0].points = (0..map.points.len() as u32).map(PointIx).collect();
+    device
+}
+
+fn piped() -> ModbusConfig {
+    ModbusConfig { max_in_flight: 4, ..tcp() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn holes_answer_exception_2_and_only_their_values_are_bad() {
+    for config in [tcp(), line(), piped()] {
+        let plant = Plant::default();
+        plant.set(|state| state.holes = vec![12, 17]);
+        let mut running = start(&plant, config, vec![merged(1, 10..20, ms(1000)), device(2, ms(1000))]);
+        let told = running.after(ms(20_000)).await;
+        let first = told.iter().find(|told| matches!(told, Told::Mixed(..) | Told::Bad(1, ..)));
+        assert!(matches!(first, Some(Told::Mixed(..))), "values in the very first read: {told:?}");
+        assert!(!told.iter().any(|told| matches!(told, Told::Offline(..))));
+        let mut wanted = vec![None; 10];
+        (wanted[2], wanted[7]) = (Some(Cause::Exception(2)), Some(Cause::Exception(2)));
+        let mixed: Vec<_> = told.iter().filter(|told| **told == Told::Mixed(1, wanted.clone())).collect();
+        assert!(mixed.len() >= 18, "{}", mixed.len());
+        assert_eq!(running.devices[0].quarantined.get(), 2);
+        assert!(values_of(&told, 2) >= 38, "the others' interval is held");
+        // Three requests for what is good; 10 to find the refused.
+        let before = plant.requests_to(1).len();
+        let more = running.after(ms(10_000)).await;
+        assert!((28..=34).contains(&(plant.requests_to(1).len() - before)), "{before}");
+        assert!(!more.contains(&Told::Online(1)));
+        // They come back by themselves.
+        plant.set(|state| state.holes.clear());
+        running.after(ms(310_000)).await;
+        let told = running.after(ms(5_000)).await;
+        assert!(values_of(&told, 1) >= 4, "{told:?}");
+        assert_eq!(running.devices[0].quarantined.get(), 0);
+        running.stop.cancel();
+        running.task.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_merge_over_a_hole_that_shifts_is_never_published_and_remembered() {
+    for config in [tcp(), line(), piped()] {
+        let plant = Plant::default();
+        plant.set(|state| state.left_out = vec![11, 12]);
+        // The registers 10 and 20, over a hole of which the far side leaves two registers out.
+        let limits = Limits { max_gap: 20, ..Limits::default() };
+        let device = Device { limits, ..device(1, ms(100)) };
+        let (found, mut bans) = mpsc::channel(8);
+        let metrics = vec![Arc::new(DeviceMetrics::new("u1"))];
+        let connection = Arc::new(ConnectionMetrics::default());
+        let plan = ModbusPlan::compile(config, vec![device]).unwrap();
+        let driver =
+            ModbusDriver::with_opener("c", plan.clone(), metrics.clone(), connection.clone(), plant.clone())
+                .with_bans(Bans::new(Vec::new(), Some(found)));
+        let (send, events) = mpsc::channel(10_000);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(session::run(driver, send, stop.clone(), connection.clone()));
+        let mut running =
+            Running { events, stop, task, connection: connection.clone(), devices: metrics.clone() };
+        // Every value is compared with its register's.
+        assert!(values_of(&running.after(ms(5_000)).await, 1) >= 45);
+        let ban = bans.try_recv().unwrap();
+        assert_eq!((ban.unit, ban.address, ban.count), (1, 11, 9));
+        assert!(bans.try_recv().is_err(), "told once");
+        running.stop.cancel();
+        running.task.await.unwrap();
+
+        // After a restart it is not even tried.
+        let before = plant.requests_to(1).len();
+        let driver = ModbusDriver::with_opener("c", plan, metrics.clone(), connection.clone(), plant.clone())
+            .with_bans(Bans::new(vec![ban], None));
+        let (send, events) = mpsc::channel(10_000);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(session::run(driver, send, stop.clone(), connection.clone()));
+        let mut running = Running { events, stop, task, connection, devices: metrics };
+        let told = running.after(ms(5_000)).await;
+        assert_eq!(plant.requests_to(1).len() - before, 2 * values_of(&told, 1));
+        running.stop.cancel();
+        running.task.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_merge_over_a_hole_is_trusted_once_it_is_proven() {
+    for config in [tcp(), line(), piped()] {
+        let plant = Plant::default();
+        let limits = Limits { max_gap: 20, ..Limits::default() };
+        let mut running = start(&plant, config, vec![Device { limits, ..device(1, ms(100)) }]);
+        let told = running.after(ms(5_000)).await;
+        // Around, over, around; then one request each.
+        assert!((plant.requests_to(1).len() - values_of(&told, 1)).abs_diff(4) <= 1);
+        running.stop.cancel();
+        running.task.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_is_read_once_is_not_over_before_the_refused_are_found() {
+    let plant = Plant::default();
+    plant.set(|state| state.holes = vec![20, 60, 90]);
+    let mut device = merged(1, 10..110, ms(1000));
+    device.groups[0].every = Every::Once;
+    let mut running = start(&plant, tcp(), vec![device]);
+    let told = running.after(ms(120_000)).await;
+    let Some(Told::Mixed(_, causes)) = told.last() else { panic!("{told:?}") };
+    assert_eq!(causes.iter().flatten().count(), 3);
+    let asked = plant.requests_to(1).len();
+    running.after(ms(60_000)).await;
+    assert_eq!(plant.requests_to(1).len(), asked);
 }

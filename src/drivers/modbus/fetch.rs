@@ -13,13 +13,18 @@ use super::framing::Request;
 use super::line::QUIET_HALVES;
 use super::plan::{Block, Cut, Exchange, Pick};
 use super::probing::Probing;
+use super::quarantine::{Layout, SPLIT_EXCEPTIONS};
 use super::{decode, timing};
 use crate::drivers::LinkLost;
-use crate::mapping::device::{Device, DevicePlan};
+use crate::mapping::device::{Device, DevicePlan, Every};
 use crate::model::value::{Cause, Raw};
 
 /// A torn read is tried so often in all.
 const TRIES_WHEN_TORN: u32 = 2;
+
+/// The part of a read's interval and of its budget that may have passed when a request leaves that only finds something
+/// out: one in so many.
+const EXTRA_SHARE: u32 = 4;
 
 /// A read that is over.
 pub(super) struct Fetched {
@@ -33,6 +38,8 @@ pub(super) struct Fetched {
     pub(super) response_timeout: Duration,
     /// The block that was read twice differed.
     pub(super) torn: bool,
+    /// Its values are in what its layout has got.
+    pub(super) is_round: bool,
 }
 
 impl Fetched {
@@ -48,6 +55,7 @@ pub(super) struct Fetch<'a, S> {
     pub(super) config: &'a ModbusConfig,
     pub(super) plan: &'a DevicePlan,
     pub(super) exchange: &'a Exchange,
+    pub(super) every: Every,
     pub(super) data: &'a mut Vec<u8>,
     /// Between the requests of this read.
     pub(super) rest: Duration,
@@ -87,6 +95,57 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
         Ok(Fetched { torn, ..fetched })
     }
 
+    /// Round after round of requests, as the layout wants them; `so_far` is the whole request, if it was refused just now.
+    /// A read that yields any value is answered.
+    pub(super) async fn round(
+        &mut self,
+        layout: &mut Layout,
+        so_far: Option<Fetched>,
+    ) -> Result<Fetched, LinkLost> {
+        let most_spent = most_spent(self.plan, self.every);
+        match &so_far {
+            Some(Fetched { result: Err(Cause::Exception(code)), .. }) => {
+                layout.whole_refused(*code, most_spent)
+            }
+            _ => layout.begin(most_spent),
+        }
+        self.data.clear();
+        let mut so_far = so_far;
+        let mut failed = None;
+        loop {
+            let first = so_far.as_ref().map(|fetched| fetched.started);
+            let spent = first.map_or(Duration::ZERO, |first| first.elapsed());
+            let Some(ask) = layout.next(Instant::now(), spent) else { break };
+            let at = self.data.len();
+            let next = self.block(ask.block, first).await?;
+            let now = Instant::now();
+            match next.result {
+                Ok(()) => layout.answered(ask, &self.data[at..], at, now),
+                Err(Cause::Exception(code)) if SPLIT_EXCEPTIONS.contains(&code) => {
+                    layout.refused_with(ask, code, now);
+                }
+                Err(cause) => {
+                    layout.failed(ask, now);
+                    // What was only to be found out does no harm to the values.
+                    failed = (!ask.is_extra || layout.got().is_empty()).then_some(cause);
+                }
+            }
+            let is_over = next.result.is_err_and(|cause| !is_refusal(cause));
+            so_far = Some(next);
+            if is_over {
+                break;
+            }
+        }
+        layout.end(Instant::now());
+        let fetched = so_far.ok_or_else(|| LinkLost("a read without a request".into()))?;
+        let result = match failed {
+            Some(cause) => Err(cause),
+            None if !layout.got().is_empty() => Ok(()),
+            None => Err(Cause::Exception(layout.exception(0).unwrap_or(SPLIT_EXCEPTIONS[0]))),
+        };
+        Ok(Fetched { result, is_round: true, ..fetched })
+    }
+
     /// One block; `first` is when the read's first request left, if this is not it.
     async fn block(&mut self, block: Block, first: Option<Instant>) -> Result<Fetched, LinkLost> {
         if let Some(until) = self.rest_until.take() {
@@ -98,7 +157,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
         let Patience { timeout, response_timeout, .. } = patience;
         let fetched = |result, started: Instant, received| {
             let started = first.unwrap_or(started);
-            Fetched { result, began: started, started, received, response_timeout, torn: false }
+            Fetched {
+                result,
+                began: started,
+                started,
+                received,
+                response_timeout,
+                torn: false,
+                is_round: false,
+            }
         };
         if timeout.is_zero() {
             // The budget is spent: an answer could only be late.
@@ -138,6 +205,20 @@ pub(super) fn patience(
     Patience { timeout, response_timeout, line_rest: timeout }
 }
 
+/// The device does not like what is asked for, but may like a part of it.
+pub(super) fn is_refusal(cause: Cause) -> bool {
+    matches!(cause, Cause::Exception(code) if SPLIT_EXCEPTIONS.contains(&code))
+}
+
+/// How long after a read's first request another one may leave that only finds something out.
+fn most_spent(plan: &DevicePlan, every: Every) -> Duration {
+    let within = plan.device.budget.within;
+    match every {
+        Every::Interval(interval) => interval.min(within) / EXTRA_SHARE,
+        Every::Once => within / EXTRA_SHARE,
+    }
+}
+
 /// The cause of a reply that carries no data.
 pub(super) fn result(reply: Reply) -> Result<(), Cause> {
     match reply {
@@ -155,6 +236,43 @@ pub(super) fn readings(exchange: &Exchange, data: &[u8], torn: bool) -> Vec<Resu
         false => decode::cut(cut, data),
     };
     exchange.cuts.iter().map(reading).collect()
+}
+
+/// Decodes what a round has got. A reading that several requests yielded must be the same in all of them: the others of
+/// its atom came with it.
+pub(super) fn round_readings(exchange: &Exchange, layout: &Layout, data: &[u8]) -> Vec<Result<Raw, Cause>> {
+    let mut readings = vec![Err(Cause::Torn); exchange.cuts.len()];
+    for (atom, code) in
+        exchange.atoms.iter().enumerate().filter_map(|(i, atom)| Some((atom, layout.exception(i)?)))
+    {
+        atom.cuts.iter().for_each(|cut| readings[*cut as usize] = Err(Cause::Exception(code)));
+    }
+    let Some(whole) = exchange.blocks.first() else { return readings };
+    // Which request a reading was taken from.
+    let mut taken = vec![None; readings.len()];
+    for (request, got) in layout.got().iter().enumerate() {
+        let data = data.get(got.at..got.at + got.block.bytes()).unwrap_or_default();
+        let before = u32::from(got.block.address.saturating_sub(whole.address));
+        for ix in exchange.atoms[got.from..got.to].iter().flat_map(|atom| &atom.cuts) {
+            let ix = *ix as usize;
+            match taken[ix].replace(request) {
+                Some(last) if last == request => {}
+                None => readings[ix] = decode::cut(&exchange.cuts[ix].behind(before), data),
+                Some(_) if is_same(&readings[ix], &decode::cut(&exchange.cuts[ix].behind(before), data)) => {}
+                Some(_) => readings[ix] = Err(Cause::Torn),
+            }
+        }
+    }
+    readings
+}
+
+/// Equal, where one NaN is as good as another.
+fn is_same(one: &Result<Raw, Cause>, other: &Result<Raw, Cause>) -> bool {
+    match (one, other) {
+        (Ok(Raw::Float32(one)), Ok(Raw::Float32(other))) => one.to_bits() == other.to_bits(),
+        (Ok(Raw::Float64(one)), Ok(Raw::Float64(other))) => one.to_bits() == other.to_bits(),
+        (one, other) => one == other,
+    }
 }
 
 /// Do this reading's bytes in the first block differ from those of its repetition at the end?

@@ -15,6 +15,8 @@ pub mod line;
 pub mod plan;
 pub mod port;
 pub mod probing;
+pub mod proof;
+pub mod quarantine;
 pub mod timing;
 pub mod transport;
 pub mod window;

@@ -41,7 +41,7 @@ impl Block {
     }
 
     /// The address after the last one.
-    fn end(self) -> u32 {
+    pub fn end(self) -> u32 {
         u32::from(self.address) + u32::from(self.count)
     }
 }
@@ -55,6 +55,18 @@ pub struct Exchange {
     pub repeat_first: bool,
     /// One per reading of the read, in its order.
     pub cuts: Vec<Cut>,
+    /// Where its single block may be divided: sorted by address, each hull once. Empty with several blocks, which all
+    /// belong to one atom.
+    pub atoms: Vec<Atom>,
+}
+
+/// Readings that must come from one answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Atom {
+    /// The request that holds all of them.
+    pub hull: Block,
+    /// The readings, as indices into [`Exchange::cuts`], ascending.
+    pub cuts: Vec<u32>,
 }
 
 /// One reading's share of the answers.
@@ -64,6 +76,20 @@ pub struct Cut {
     pub pick: Pick,
     /// What they mean.
     pub decode: Decode,
+}
+
+impl Cut {
+    /// The same where the answer begins so many addresses further on.
+    pub fn behind(&self, addresses: u32) -> Self {
+        let pick = match &self.pick {
+            Pick::Words { at, count } => Pick::Words { at: at.saturating_sub(addresses * 2), count: *count },
+            Pick::Scattered(all) => {
+                Pick::Scattered(all.iter().map(|at| at.saturating_sub(addresses * 2)).collect())
+            }
+            Pick::Bit(at) => Pick::Bit(at.saturating_sub(addresses)),
+        };
+        Self { pick, decode: self.decode.clone() }
+    }
 }
 
 /// Where a reading's bytes are in the answers' data, one answer behind the other.
@@ -146,7 +172,7 @@ fn publish_once(group: &Group, reads: &mut [(Read, Exchange)]) {
 }
 
 /// What one point needs, and where it is.
-struct Atom {
+struct Draft {
     points: Vec<PointIx>,
     readings: Vec<ReadingIx>,
     /// The request that would hold all of it; `None` when none can.
@@ -176,7 +202,7 @@ fn plan_group(
     let hulls: Vec<Block> = mergeable.iter().map(|(hull, _)| *hull).collect();
     let mut atoms = mergeable.into_iter().map(|(_, atom)| atom);
     for (block, members) in merge(&hulls, limits) {
-        let members: Vec<Atom> = atoms.by_ref().take(members).collect();
+        let members: Vec<Draft> = atoms.by_ref().take(members).collect();
         reads.push(build(map, group, vec![block], false, &members));
     }
     for atom in others {
@@ -190,7 +216,7 @@ fn plan_group(
 }
 
 /// One atom per point of the group, without those that another one computes anyway.
-fn atoms(map: &DeviceMap, limits: &Limits, group: &Group) -> Result<Vec<Atom>, PlanError> {
+fn atoms(map: &DeviceMap, limits: &Limits, group: &Group) -> Result<Vec<Draft>, PlanError> {
     let wanted: BTreeSet<PointIx> = group.points.iter().copied().collect();
     let closures: Vec<(PointIx, BTreeSet<PointIx>)> =
         wanted.iter().map(|ix| (*ix, closure(map, *ix))).collect();
@@ -203,7 +229,12 @@ fn atoms(map: &DeviceMap, limits: &Limits, group: &Group) -> Result<Vec<Atom>, P
         .collect()
 }
 
-fn atom(map: &DeviceMap, limits: &Limits, ix: PointIx, points: BTreeSet<PointIx>) -> Result<Atom, PlanError> {
+fn atom(
+    map: &DeviceMap,
+    limits: &Limits,
+    ix: PointIx,
+    points: BTreeSet<PointIx>,
+) -> Result<Draft, PlanError> {
     let mut readings = BTreeSet::new();
     for &ix in &points {
         if let Source::Reading(reading) = point(map, ix).source {
@@ -217,7 +248,7 @@ fn atom(map: &DeviceMap, limits: &Limits, ix: PointIx, points: BTreeSet<PointIx>
     let anchor = anchor(map, ix).ok_or_else(no_reading)?;
     let hull = hull(&pieces).filter(|hull| hull.count <= most(limits, hull.table));
     let alone = point(map, ix).alone;
-    Ok(Atom { points: points.into_iter().collect(), readings, hull, anchor, alone })
+    Ok(Draft { points: points.into_iter().collect(), readings, hull, anchor, alone })
 }
 
 /// The point and all that it's computed from.
@@ -335,7 +366,7 @@ fn merge(blocks: &[Block], limits: &Limits) -> Vec<(Block, usize)> {
 }
 
 /// The blocks of an atom that no single request can hold, the anchor's first.
-fn scattered_blocks(map: &DeviceMap, limits: &Limits, atom: &Atom) -> Vec<Block> {
+fn scattered_blocks(map: &DeviceMap, limits: &Limits, atom: &Draft) -> Vec<Block> {
     let mut all: Vec<Block> = atom.readings.iter().flat_map(|reading| pieces(place(map, *reading))).collect();
     all.sort_by_key(|piece| position(*piece));
     let mut blocks: Vec<Block> = merge(&all, limits).into_iter().map(|(block, _)| block).collect();
@@ -352,10 +383,11 @@ fn build(
     group: &Group,
     blocks: Vec<Block>,
     repeat_first: bool,
-    atoms: &[Atom],
+    drafts: &[Draft],
 ) -> (Read, Exchange) {
-    let points: BTreeSet<PointIx> = atoms.iter().flat_map(|atom| atom.points.iter().copied()).collect();
-    let readings: BTreeSet<ReadingIx> = atoms.iter().flat_map(|atom| atom.readings.iter().copied()).collect();
+    let points: BTreeSet<PointIx> = drafts.iter().flat_map(|draft| draft.points.iter().copied()).collect();
+    let readings: BTreeSet<ReadingIx> =
+        drafts.iter().flat_map(|draft| draft.readings.iter().copied()).collect();
     let readings: Vec<ReadingIx> = readings.into_iter().collect();
     let cuts = readings
         .iter()
@@ -364,9 +396,28 @@ fn build(
             decode: map.readings[reading.0 as usize].decode.clone(),
         })
         .collect();
+    let atoms = atoms_of(drafts, &readings);
     let (points, publishes) = (points.into_iter().collect(), Vec::new());
     let read = Read { every: group.every, readings, points, publishes };
-    (read, Exchange { blocks, repeat_first, cuts })
+    (read, Exchange { blocks, repeat_first, cuts, atoms })
+}
+
+/// The atoms of a read's drafts, which are sorted by their hulls; those with the same hull are one.
+fn atoms_of(drafts: &[Draft], readings: &[ReadingIx]) -> Vec<Atom> {
+    let mut atoms: Vec<Atom> = Vec::new();
+    for draft in drafts {
+        let Some(hull) = draft.hull else { continue };
+        let cuts = draft.readings.iter().filter_map(|ix| readings.binary_search(ix).ok()).map(|at| at as u32);
+        match atoms.last_mut() {
+            Some(last) if last.hull == hull => last.cuts.extend(cuts),
+            _ => atoms.push(Atom { hull, cuts: cuts.collect() }),
+        }
+    }
+    for atom in &mut atoms {
+        atom.cuts.sort_unstable();
+        atom.cuts.dedup();
+    }
+    atoms
 }
 
 fn pick(blocks: &[Block], place: &Place) -> Pick {

@@ -52,6 +52,7 @@ impl<O: Open> ModbusDriver<O> {
         let quiet_until = line.map_or(fetched.received, |line| line.quiet_until());
         let spent = quiet_until.max(fetched.received).saturating_duration_since(fetched.began);
         let outcome = match fetched.result {
+            Ok(()) if self.is_unfinished(due) => Outcome::Refused,
             Ok(()) => Outcome::Answered,
             Err(Cause::Exception(code)) if BUSY_EXCEPTIONS.contains(&code) => Outcome::Busy,
             Err(Cause::Exception(code)) if !GATEWAY_EXCEPTIONS.contains(&code) => Outcome::Refused,

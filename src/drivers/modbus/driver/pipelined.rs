@@ -47,7 +47,7 @@ impl<O: Open> ModbusDriver<O> {
             self.config.delay_between_requests.max(self.devices[device].device.limits.delay_between_requests);
         let Exchange { blocks, repeat_first: false, .. } = exchange else { return self.wait(due) };
         let [block] = blocks[..] else { return self.wait(due) };
-        if !rest.is_zero() {
+        if !rest.is_zero() || !self.is_plain(device, read) {
             return self.wait(due);
         }
         let is_probe = self.is_away(device);
@@ -58,6 +58,17 @@ impl<O: Open> ModbusDriver<O> {
         let request = Request { unit: target.unit, block };
         let response_timeout = patience.response_timeout;
         window.post(wire, request, patience, InFlight { due, response_timeout });
+        true
+    }
+
+    /// A merged request was refused: its read has its round, alone on the link, as soon as nothing is in flight.
+    fn goes_on_alone(&mut self, due: DueEntry, fetched: &Fetched) -> bool {
+        let Entry { device, read, .. } = self.schedule.entry(due.entry);
+        if self.waiting.is_some() || !self.can_divide(device, read, fetched.result) {
+            return false;
+        }
+        self.whole_refused(device, read, fetched.result);
+        self.waiting = Some(due);
         true
     }
 
@@ -86,8 +97,12 @@ impl<O: Open> ModbusDriver<O> {
                         received: done.received,
                         response_timeout,
                         torn: false,
+                        is_round: false,
                     };
                     self.answered |= fetched.is_answer();
+                    if self.goes_on_alone(due, &fetched) {
+                        return Ok(None);
+                    }
                     return self.finish(due, &fetched);
                 }
                 Err(lost) if self.answered => self.ask_again(lost).await?,
