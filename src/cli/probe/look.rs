@@ -156,7 +156,7 @@ impl<O: Open> Look<'_, O> {
             }
             Reply::Exception(code) => Ok(Some(Cause::Exception(code))),
             Reply::Timeout => Ok(Some(Cause::Timeout)),
-            Reply::Garbled => Ok(Some(Cause::Garbled)),
+            Reply::Garbled | Reply::Damaged => Ok(Some(Cause::Garbled)),
         }
     }
 

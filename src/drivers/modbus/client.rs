@@ -136,7 +136,7 @@ impl<O: Open> Client<O> {
                 object = match answer.reply {
                     Reply::Data => identity.take(&answer.data).ok().flatten().filter(|next| *next > from),
                     Reply::Exception(_) => None,
-                    Reply::Timeout | Reply::Garbled => return Ok(None),
+                    Reply::Timeout | Reply::Garbled | Reply::Damaged => return Ok(None),
                 };
             }
             if !identity.is_empty() {
@@ -157,7 +157,7 @@ impl<O: Open> Client<O> {
                 Written::Misfit => WriteReply::Unknown,
             },
             Reply::Exception(code) => WriteReply::Exception(code),
-            Reply::Timeout | Reply::Garbled => WriteReply::Unknown,
+            Reply::Timeout | Reply::Garbled | Reply::Damaged => WriteReply::Unknown,
         })
     }
 

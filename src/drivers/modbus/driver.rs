@@ -169,11 +169,14 @@ impl<O: Open> ModbusDriver<O> {
 
     /// One exchange of all blocks of a read; the link is opened once more if it drops.
     async fn fetch(&mut self, device: usize, read: usize) -> Result<Fetched, LinkLost> {
+        let began = Instant::now();
         match self.fetch_once(device, read).await {
             Err(lost) if self.answered => {
                 self.open().await.map_err(|_| lost)?;
                 self.metrics.connects.inc();
-                self.fetch_once(device, read).await
+                let retried = began.elapsed();
+                let fetched = self.fetch_once(device, read).await?;
+                Ok(Fetched { began, retried: fetched.retried + retried, ..fetched })
             }
             fetched => fetched,
         }

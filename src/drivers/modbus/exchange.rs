@@ -42,6 +42,8 @@ pub enum Reply {
     Timeout,
     /// Something came that was no answer to this request.
     Garbled,
+    /// On a serial port: the answer came, with a wrong CRC. The unit owes nothing more.
+    Damaged,
 }
 
 /// An exchange that is over.
@@ -196,17 +198,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let started = Instant::now();
         let deadline = started + patience.timeout;
         timeout_at(deadline, self.send(&frame[..length])).await.map_err(|_| too_slow())??;
-        let ended = self.answer(request, deadline, answer).await.inspect_err(|_| {
+        let reply = self.answer(request, deadline, answer).await.inspect_err(|_| {
             // The link forgets what was asked; the unit behind it answers all the same, on the link that comes next.
             let Patience { response_timeout, line_rest, .. } = patience;
             self.line.unanswered(request, started, Instant::now(), response_timeout, line_rest);
         })?;
         let received = Instant::now();
-        self.settle(request, patience, ended, started, received);
-        let reply = match ended {
-            Ended::With(reply) => reply,
-            Ended::Damaged => Reply::Garbled,
-        };
+        self.settle(request, patience, reply, started, received);
         Ok(Exchanged { reply, started, received })
     }
 
@@ -220,23 +218,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         request: Request,
         deadline: Instant,
         answer: &mut Vec<u8>,
-    ) -> Result<Ended, LinkLost> {
+    ) -> Result<Reply, LinkLost> {
         let mut garbled = false;
         loop {
             match self.framing.scan(request, self.transaction, self.inbox.bytes()) {
                 Scan::Complete { data, used } => {
                     answer.extend_from_slice(&self.inbox.bytes()[data]);
                     self.consume(used);
-                    return Ok(Ended::With(Reply::Data));
+                    return Ok(Reply::Data);
                 }
                 Scan::Exception { code, used } => {
                     self.consume(used);
-                    return Ok(Ended::With(Reply::Exception(code)));
+                    return Ok(Reply::Exception(code));
                 }
                 Scan::Misfit(used) => {
                     self.strayed(Stray::Misshapen);
                     self.consume(used);
-                    return Ok(Ended::With(Reply::Garbled));
+                    return Ok(Reply::Garbled);
                 }
                 Scan::Stray { kind, used } => {
                     self.strayed(kind);
@@ -254,12 +252,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                     let until = if damaged { deadline.min(Instant::now() + FRAME_END) } else { deadline };
                     match timeout_at(until, self.fill()).await {
                         Ok(read) => read?,
-                        Err(_) if damaged => return Ok(Ended::Damaged),
-                        Err(_) if self.framing == Framing::Mbap => return Ok(Ended::With(Reply::Timeout)),
+                        Err(_) if damaged => return Ok(Reply::Damaged),
+                        Err(_) if self.framing == Framing::Mbap => return Ok(Reply::Timeout),
                         Err(_) => {
                             garbled |= !self.inbox.bytes().is_empty();
                             let reply = if garbled { Reply::Garbled } else { Reply::Timeout };
-                            return Ok(Ended::With(reply));
+                            return Ok(reply);
                         }
                     }
                 }
@@ -272,25 +270,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         &mut self,
         request: Request,
         patience: Patience,
-        ended: Ended,
+        reply: Reply,
         started: Instant,
         received: Instant,
     ) {
-        if ended == Ended::With(Reply::Timeout) {
+        if reply == Reply::Timeout {
             self.timed_out(started);
         }
         if self.framing == Framing::Mbap {
             return;
         }
-        if matches!(ended, Ended::Damaged | Ended::With(Reply::Timeout | Reply::Garbled)) {
+        if matches!(reply, Reply::Damaged | Reply::Timeout | Reply::Garbled) {
             self.forget(request);
         }
-        match ended {
+        match reply {
             // A damaged answer is an answer: none will follow.
-            Ended::Damaged | Ended::With(Reply::Data | Reply::Exception(_)) => {
-                self.line.frame_ended(received)
-            }
-            Ended::With(Reply::Timeout | Reply::Garbled) => {
+            Reply::Damaged | Reply::Data | Reply::Exception(_) => self.line.frame_ended(received),
+            Reply::Timeout | Reply::Garbled => {
                 let Patience { response_timeout, line_rest, .. } = patience;
                 self.line.unanswered(request, started, received, response_timeout, line_rest);
             }
@@ -385,14 +381,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     fn broke_silence(&mut self) {
         (self.silent_timeouts, self.silent_since) = (0, None);
     }
-}
-
-/// How the wait for an answer ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    With(Reply),
-    /// RTU: with an answer whose CRC is wrong.
-    Damaged,
 }
 
 async fn fill<S: AsyncRead + Unpin>(stream: &mut S, inbox: &mut Inbox) -> Result<(), LinkLost> {

@@ -228,7 +228,7 @@ async fn a_damaged_answer_on_a_serial_port_ends_soon_and_its_unit_owes_nothing()
         far
     });
     let start = Instant::now();
-    assert_eq!(ask(&mut wire, request(1, 7, 2)).await, Err(Reply::Garbled));
+    assert_eq!(ask(&mut wire, request(1, 7, 2)).await, Err(Reply::Damaged));
     assert_eq!(ask(&mut wire, request(1, 7, 2)).await, Ok(vec![7, 8]));
     assert!(start.elapsed() < ms(70), "{:?}", start.elapsed());
     assert_eq!(count_of(&mut wire, Stray::Noise), 1);

@@ -40,6 +40,8 @@ pub(super) struct Fetched {
     pub(super) torn: bool,
     /// Its values are in what its layout has got.
     pub(super) is_round: bool,
+    /// The part of it that went into requests which had to be repeated.
+    pub(super) retried: Duration,
 }
 
 impl Fetched {
@@ -73,7 +75,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
             if !fetched.torn {
                 break;
             }
+            let retried = fetched.received.saturating_duration_since(began);
             fetched = self.blocks().await?;
+            fetched.retried += retried;
         }
         Ok(Fetched { began, ..fetched })
     }
@@ -83,7 +87,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
         let mut so_far: Option<Fetched> = None;
         let again = self.exchange.repeat_first.then(|| self.exchange.blocks.first()).flatten();
         for block in self.exchange.blocks.iter().chain(again) {
-            let next = self.block(*block, so_far.as_ref().map(|fetched| fetched.started)).await?;
+            let next = self.behind(*block, so_far.as_ref()).await?;
             let failed = next.result.is_err();
             so_far = Some(next);
             if failed {
@@ -117,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
             let spent = first.map_or(Duration::ZERO, |first| first.elapsed());
             let Some(ask) = layout.next(Instant::now(), spent) else { break };
             let at = self.data.len();
-            let next = self.block(ask.block, first).await?;
+            let next = self.behind(ask.block, so_far.as_ref()).await?;
             let now = Instant::now();
             match next.result {
                 Ok(()) => layout.answered(ask, &self.data[at..], at, now),
@@ -146,36 +150,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
         Ok(Fetched { result, is_round: true, ..fetched })
     }
 
-    /// One block; `first` is when the read's first request left, if this is not it.
+    /// One block of a read, behind what is there of it.
+    async fn behind(&mut self, block: Block, so_far: Option<&Fetched>) -> Result<Fetched, LinkLost> {
+        let mut next = self.block(block, so_far.map(|fetched| fetched.started)).await?;
+        if let Some(Fetched { began, started, retried, .. }) = so_far {
+            (next.began, next.started) = (*began, *started);
+            next.retried += *retried;
+        }
+        Ok(next)
+    }
+
+    /// One block; `first` is when the read's first request left, if this is not it. An answer that was damaged on the line
+    /// is asked for once more.
     async fn block(&mut self, block: Block, first: Option<Instant>) -> Result<Fetched, LinkLost> {
-        if let Some(until) = self.rest_until.take() {
-            sleep_until(until).await;
-        }
-        let spent = first.map_or(Duration::ZERO, |first| first.elapsed());
-        let device = &self.plan.device;
-        let patience = patience(self.config, device, block, spent, self.probing.as_deref_mut());
-        let Patience { timeout, response_timeout, .. } = patience;
-        let fetched = |result, started: Instant, received| {
-            let started = first.unwrap_or(started);
-            Fetched {
-                result,
-                began: started,
-                started,
-                received,
-                response_timeout,
-                torn: false,
-                is_round: false,
+        let (mut began, mut retried) = (None, Duration::ZERO);
+        loop {
+            if let Some(until) = self.rest_until.take() {
+                sleep_until(until).await;
             }
-        };
-        if timeout.is_zero() {
-            // The budget is spent: an answer could only be late.
-            let now = Instant::now();
-            return Ok(fetched(Err(Cause::Timeout), now, now));
+            let earlier = first.or(began);
+            let spent = earlier.map_or(Duration::ZERO, |earlier| earlier.elapsed());
+            let device = &self.plan.device;
+            let patience = patience(self.config, device, block, spent, self.probing.as_deref_mut());
+            let response_timeout = patience.response_timeout;
+            let fetched = |result, began, started, received| {
+                let (torn, is_round) = (false, false);
+                Fetched { result, began, started, received, response_timeout, torn, is_round, retried }
+            };
+            if patience.timeout.is_zero() {
+                // The budget is spent: an answer could only be late.
+                let now = Instant::now();
+                let cause = if began.is_some() { Cause::Garbled } else { Cause::Timeout };
+                return Ok(fetched(Err(cause), began.unwrap_or(now), now, now));
+            }
+            let request = Request { unit: device.unit, block };
+            let done = self.wire.exchange(request, patience, self.data).await?;
+            self.rest_until = (!self.rest.is_zero()).then(|| done.received + self.rest);
+            if done.reply == Reply::Damaged && began.is_none() {
+                began = Some(done.started);
+                retried = done.received.saturating_duration_since(done.started);
+                continue;
+            }
+            let began = began.unwrap_or(done.started);
+            return Ok(fetched(result(done.reply), began, done.started, done.received));
         }
-        let request = Request { unit: self.plan.device.unit, block };
-        let done = self.wire.exchange(request, patience, self.data).await?;
-        self.rest_until = (!self.rest.is_zero()).then(|| done.received + self.rest);
-        Ok(fetched(result(done.reply), done.started, done.received))
     }
 
     /// Did words that are used change between the two answers of the first block?
@@ -225,7 +243,7 @@ pub(super) fn result(reply: Reply) -> Result<(), Cause> {
         Reply::Data => Ok(()),
         Reply::Exception(code) => Err(Cause::Exception(code)),
         Reply::Timeout => Err(Cause::Timeout),
-        Reply::Garbled => Err(Cause::Garbled),
+        Reply::Garbled | Reply::Damaged => Err(Cause::Garbled),
     }
 }
 

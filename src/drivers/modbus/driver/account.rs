@@ -63,7 +63,8 @@ impl<O: Open> ModbusDriver<O> {
             Outcome::Failed { .. } => BusUse::Timeout,
             _ => BusUse::Poll,
         };
-        metrics.spent_on_bus(what, spent);
+        metrics.spent_on_bus(what, spent.saturating_sub(fetched.retried));
+        metrics.spent_on_bus(BusUse::Retry, fetched.retried.min(spent));
         let health = self.schedule.done(due.entry, fetched.received, outcome);
         let rest = plan.device.limits.delay_between_requests;
         let rested = (!rest.is_zero()).then(|| fetched.received + rest);

@@ -98,6 +98,7 @@ impl<O: Open> ModbusDriver<O> {
                         response_timeout,
                         torn: false,
                         is_round: false,
+                        retried: Duration::ZERO,
                     };
                     self.answered |= fetched.is_answer();
                     if self.goes_on_alone(due, &fetched) {

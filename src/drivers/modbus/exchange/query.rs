@@ -6,7 +6,7 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Ended, Exchanged, Patience, Reply, Wire, too_slow};
+use super::{Exchanged, Patience, Reply, Wire, too_slow};
 use crate::drivers::LinkLost;
 use crate::drivers::modbus::framing::{self, EXCEPTION, Framing, Head, Request, Stray, crc};
 use crate::drivers::modbus::plan::Block;
@@ -62,7 +62,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let echo = (query.echoes && self.framing == Framing::Rtu).then_some(frame.as_slice());
         let reply = self.hear(query, transaction, echo, deadline, answer).await?;
         let received = Instant::now();
-        self.settle(stand_in, patience, Ended::With(reply), started, received);
+        self.settle(stand_in, patience, reply, started, received);
         Ok(Exchanged { reply, started, received })
     }
 
