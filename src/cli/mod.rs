@@ -178,6 +178,14 @@ struct PlanArgs {
     /// For programs
     #[arg(long)]
     json: bool,
+    /// Do every read for real, and show what the devices make of it: answered, refused, divided, timed out
+    ///
+    /// Nothing is published. Nobody else may be using the devices' serial line.
+    #[arg(long, conflicts_with = "points")]
+    live: bool,
+    /// With --live: give up after this time
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration, requires = "live")]
+    timeout: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -243,7 +251,7 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Check(args) => check::check(&args),
-        Command::Plan(args) => plan::plan(&args),
+        Command::Plan(args) => block_on(plan::plan(args)),
         Command::Schema { kind } => check::schema(kind),
         Command::Write(args) => write::write(&args),
         Command::Probe(args) => block_on(probe::probe(args)),

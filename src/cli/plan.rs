@@ -11,7 +11,7 @@ use super::{Outcome, PlanArgs, site};
 use crate::mapping::device::{Device, Every, Read};
 use crate::runtime::gateway::Connection;
 
-pub fn plan(args: &PlanArgs) -> Result<Outcome> {
+pub async fn plan(args: PlanArgs) -> Result<Outcome> {
     let loaded = site::load(&args.site);
     let sound = loaded.is_sound();
     // A site that can't fit is shown all the same: its table says what costs the time.
@@ -19,6 +19,10 @@ pub fn plan(args: &PlanArgs) -> Result<Outcome> {
         Ok(gateway) => gateway,
         Err(outcome) => return Ok(outcome),
     };
+    if args.live {
+        let answered = live::live(gateway.connections(), args.timeout, args.json).await;
+        return Ok(if answered { Outcome::Fine } else { Outcome::Failed });
+    }
     if args.json {
         let connections: Vec<_> = gateway.connections().iter().map(as_json).collect();
         outln!("{:#}", json!({ "connections": connections }));
@@ -27,6 +31,8 @@ pub fn plan(args: &PlanArgs) -> Result<Outcome> {
     }
     Ok(if sound { Outcome::Fine } else { Outcome::WrongConfiguration })
 }
+
+mod live;
 
 fn published<'a>(device: &'a Device, read: &'a Read) -> impl Iterator<Item = &'a str> {
     read.publishes.iter().map(|ix| &*device.map.points[ix.0 as usize].name)

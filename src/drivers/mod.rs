@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::bans::Bans;
 use self::fit::Fit;
+use self::modbus::rehearse::{self, Rehearsed};
+use self::modbus::transport::Opener;
 use self::modbus::{ModbusDriver, ModbusPlan};
 use crate::mapping::batch::{Batch, DeviceState, Event};
 use crate::mapping::device::{Device, DevicePlan, Read};
@@ -86,6 +89,13 @@ impl Plan {
     pub fn fit(&self) -> Fit {
         let Self::Modbus(plan) = self;
         plan.fit()
+    }
+
+    /// Does every read until nothing is left to find out about it, or until `deadline`; see [`rehearse::rehearse`].
+    pub async fn rehearse(&self, deadline: Instant) -> (Vec<Vec<Rehearsed>>, Option<LinkLost>) {
+        let Self::Modbus(plan) = self;
+        let opener = Opener::with_rs485(plan.config.rs485);
+        rehearse::rehearse(plan.clone(), opener, deadline).await
     }
 
     /// The connection's life; see [`session::run`]. `metrics` are the devices', in the plan's order; `bans` is what was found

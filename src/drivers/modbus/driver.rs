@@ -36,6 +36,8 @@ mod account;
 mod merging;
 mod pipelined;
 
+pub(super) use self::merging::{Standing, names};
+
 /// The driver of one Modbus connection.
 pub struct ModbusDriver<O: Open = Opener> {
     config: ModbusConfig,

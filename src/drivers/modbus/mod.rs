@@ -17,6 +17,7 @@ pub mod port;
 pub mod probing;
 pub mod proof;
 pub mod quarantine;
+pub mod rehearse;
 pub mod timing;
 pub mod transport;
 pub mod window;

@@ -235,6 +235,24 @@ impl Layout {
         })
     }
 
+    /// The requests that yield values at present.
+    pub fn requests(&self) -> Vec<Block> {
+        let yielding = self.ranges.iter().filter(|range| !matches!(range.stand, Stand::Suspect(_)));
+        let pieces = yielding.flat_map(|range| self.pieces(range.from, range.to));
+        pieces.map(|(from, to)| self.hull(from, to)).collect()
+    }
+
+    /// What is refused, with the exception code.
+    pub fn refusals_known(&self) -> Vec<(Block, u8)> {
+        self.refused.iter().zip(&self.hulls).filter_map(|(code, hull)| Some((*hull, (*code)?))).collect()
+    }
+
+    /// The holes that are never read over.
+    pub fn barred(&self) -> Vec<Block> {
+        let barred = (1..self.hulls.len()).filter(|at| self.joints[*at] == Joint::Barred);
+        barred.filter_map(|at| self.hole(0, at)).collect()
+    }
+
     /// What the present round has got.
     pub fn got(&self) -> &[Got] {
         &self.round.got

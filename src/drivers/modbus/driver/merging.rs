@@ -16,6 +16,19 @@ use crate::model::value::{Cause, Raw};
 /// Blocks that one log line names at most.
 const MOST_NAMED: usize = 8;
 
+/// How a read is fetched at present.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The requests that it has come to.
+    pub requests: Vec<Block>,
+    /// What the device refuses, with the exception code.
+    pub refused: Vec<(Block, u8)>,
+    /// Holes that are not read over, since the device answers wrongly behind them.
+    pub barred: Vec<Block>,
+    /// Is nothing left to find out?
+    pub is_settled: bool,
+}
+
 impl<O: Open> ModbusDriver<O> {
     /// With what was found out about its devices earlier.
     pub fn with_bans(mut self, bans: Bans) -> Self {
@@ -46,6 +59,23 @@ impl<O: Open> ModbusDriver<O> {
             table,
             address,
             count,
+        }
+    }
+
+    /// How a read is fetched at present.
+    pub fn standing(&self, device: usize, read: usize) -> Standing {
+        match &self.layouts[device][read] {
+            None => Standing {
+                requests: self.exchanges[device][read].blocks.clone(),
+                is_settled: true,
+                ..Standing::default()
+            },
+            Some(layout) => Standing {
+                requests: layout.requests(),
+                refused: layout.refusals_known(),
+                barred: layout.barred(),
+                is_settled: layout.is_settled(),
+            },
         }
     }
 
@@ -156,7 +186,7 @@ impl<O: Open> ModbusDriver<O> {
 }
 
 /// `holding 10–11, holding 30`
-fn names(blocks: &[Block]) -> String {
+pub fn names(blocks: &[Block]) -> String {
     let name = |block: &Block| match block.count {
         1 => format!("{} {}", block.table.key(), block.address),
         _ => format!("{} {}–{}", block.table.key(), block.address, block.end().saturating_sub(1)),
