@@ -291,7 +291,12 @@ impl Plant {
     }
 
     /// One link: requests in, and what others schedule for it out.
-    async fn serve(self, mut far: DuplexStream, mut outs: mpsc::UnboundedReceiver<Out>) {
+    async fn serve(
+        self,
+        mut far: DuplexStream,
+        link: mpsc::UnboundedSender<Out>,
+        mut outs: mpsc::UnboundedReceiver<Out>,
+    ) {
         let is_rtu = self.with(|state| state.is_rtu);
         let envelope = if is_rtu { 0 } else { 6 };
         let length = if is_rtu { 8 } else { 12 };
@@ -315,7 +320,7 @@ impl Plant {
                         filled += count;
                         let whole = filled / length * length;
                         for frame in buffer[..whole].chunks(length) {
-                            self.asked(frame, &frame[envelope..]);
+                            self.asked(&link, frame, &frame[envelope..]);
                         }
                         buffer.copy_within(whole..filled, 0);
                         filled -= whole;
@@ -326,7 +331,7 @@ impl Plant {
         }
     }
 
-    fn asked(&self, frame: &[u8], body: &[u8]) {
+    fn asked(&self, link: &mpsc::UnboundedSender<Out>, frame: &[u8], body: &[u8]) {
         let pair = |bytes: &[u8]| u16::from_be_bytes([bytes[0], bytes[1]]);
         let asked = Asked {
             transaction: pair(frame),
@@ -335,8 +340,13 @@ impl Plant {
             address: pair(&body[2..]),
             count: pair(&body[4..]),
         };
-        let (outs, link, is_rtu) =
-            self.with(|state| (state.play(asked), state.link.clone().unwrap(), state.is_rtu));
+        let is_rtu = self.with(|state| state.is_rtu);
+        let is_open = self.with(|state| state.link.as_ref().is_some_and(|open| open.same_channel(link)));
+        // A TCP server answers on the connection that asked, or not at all; what hangs on a line does not know of links.
+        if !is_rtu && !is_open {
+            return;
+        }
+        let outs = self.with(|state| state.play(asked));
         for (when, out) in outs {
             let (plant, link) = (self.clone(), link.clone());
             tokio::spawn(async move {
@@ -360,12 +370,12 @@ impl Open for Plant {
         let (near, far) = duplex(64 * 1024);
         let (link, outs) = mpsc::unbounded_channel();
         self.with(|state| {
-            state.link = Some(link);
+            state.link = Some(link.clone());
             state.opened += 1;
             // A fresh connection counts its transactions from the start again.
             state.earlier.clear();
         });
-        tokio::spawn(self.clone().serve(far, outs));
+        tokio::spawn(self.clone().serve(far, link, outs));
         Ok(near)
     }
 }
