@@ -306,7 +306,10 @@ fn length(
                     &name.span,
                     format!("{} '{}' has no length", kind.word(), name.value),
                 )
-                .help("add its number of registers, such as length: 8");
+                .help(format!(
+                    "add its number of registers, such as length: {}",
+                    if kind == TypeWord::Mod10k { 3 } else { 8 }
+                ));
             None
         }
     }
