@@ -109,13 +109,13 @@ pub struct Clock {
 /// Layouts of date and time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClockFormat {
-    /// Seconds since 1970 in two registers (SMA, SunSpec).
+    /// Seconds since 1970 in two registers (SMA).
     Unix,
     /// Milliseconds since 1970 in four registers.
     UnixMs,
-    /// IEC 60870-5-4 in four registers (Schneider PM5xxx).
+    /// IEC 60870-5-4 in four registers (Schneider iEM3000, PM5xxx).
     Iec870,
-    /// Year since 2000 and month, day and hour, minute and second: a byte each in three registers (Deye).
+    /// Year since 2000 and month, day and hour, minute and second: a byte each in three registers (Deye, Bender PEM575).
     Packed,
     /// Year, month, day, hour, minute, second: six registers.
     Fields,

@@ -41,8 +41,8 @@ fn utc(instant: Result<Timestamp, jiff::Error>) -> Result<DateTime, Cause> {
     Ok(jiff::tz::Offset::UTC.to_datetime(instant))
 }
 
-/// Four words (Schneider PM5000 series, register list, "DATETIME: 4Q_FP/Date format" after IEC 60870-5-4): the year since
-/// 2000 in 7 bits; month, weekday and day; hour and summer time; minute with its invalid bit; milliseconds of the minute.
+/// Four words (the DATETIME of Schneider's iEM3000 register list, DOCA0005EN): the year since 2000 in 7 bits; month, weekday and
+/// day; hour; minute; milliseconds of the minute. That the minute's top bit means "invalid" is of IEC 60870-5-4.
 fn iec870(bytes: &[u8]) -> Result<DateTime, Cause> {
     let bytes: [u8; 8] = bytes.try_into().map_err(|_| Cause::Garbled)?;
     let [_, year, month, day, hour, minute, ms_high, ms_low] = bytes;

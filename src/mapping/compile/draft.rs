@@ -272,7 +272,7 @@ fn kind_of(point: &Point, kind: TypeWord, found: &mut Diagnostics) -> Kind {
     Kind::Datetime(Clock { format, utc })
 }
 
-/// Most registers of a mod10k: 10000^4 is the largest power whose digits all are of use in energy meters.
+/// Most registers of a mod10k: its 16 digits fit a 64-bit number, 20 do not.
 const MAX_MOD10K: u16 = 4;
 
 /// Dates in fields, each at its own place: they are no number whose bytes could be swapped.
