@@ -136,6 +136,8 @@ fn site(simulator: SocketAddr, broker: SocketAddr) -> Site {
         transform: Transform::default(),
         published: true,
         deadband: None,
+        heartbeat: None,
+        smooth: None,
         alone: false,
         rate: "default".into(),
     };

@@ -95,6 +95,8 @@ fn device(unit: u8) -> Device {
             transform: Transform::default(),
             published: true,
             deadband: None,
+            heartbeat: None,
+            smooth: None,
             alone: false,
             rate: "default".into(),
         })

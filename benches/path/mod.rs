@@ -56,6 +56,8 @@ impl Path {
                     transform: transform.clone(),
                     published: true,
                     deadband: None,
+                    heartbeat: None,
+                    smooth: None,
                     alone: false,
                     rate: "default".into(),
                 })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::write::Target;
 use crate::model::decimal::Decimal;
@@ -71,10 +72,14 @@ pub enum Kind {
     Bcd16,
     /// Eight decimal digits in two registers.
     Bcd32,
+    /// Four decimal digits per register, as a binary number of 0 to 9999; as many registers as the place has.
+    Mod10k,
+    /// A date and a time of day.
+    Datetime(Clock),
 }
 
 impl Kind {
-    /// How many registers it takes; `None` for strings, whose `length` is given.
+    /// How many registers it takes; `None` for strings and mod10k, whose `length` is given.
     pub fn registers(self) -> Option<u16> {
         match self {
             Self::Bool
@@ -86,7 +91,44 @@ impl Kind {
             | Self::Bcd16 => Some(1),
             Self::Int32 | Self::Uint32 | Self::Float32 | Self::Bcd32 => Some(2),
             Self::Int64 | Self::Uint64 | Self::Float64 => Some(4),
-            Self::String => None,
+            Self::Datetime(clock) => Some(clock.registers()),
+            Self::String | Self::Mod10k => None,
+        }
+    }
+}
+
+/// How a device writes a date and a time, and where its clock is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Clock {
+    /// The registers' layout.
+    pub format: ClockFormat,
+    /// `true`: it counts UTC. `false`: the time of its place, whose offset nobody knows.
+    pub utc: bool,
+}
+
+/// Layouts of date and time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClockFormat {
+    /// Seconds since 1970 in two registers (SMA).
+    Unix,
+    /// Milliseconds since 1970 in four registers.
+    UnixMs,
+    /// IEC 60870-5-4 in four registers (Schneider iEM3000, PM5xxx).
+    Iec870,
+    /// Year since 2000 and month, day and hour, minute and second: a byte each in three registers (Deye, Bender PEM575).
+    Packed,
+    /// Year, month, day, hour, minute, second: six registers.
+    Fields,
+}
+
+impl Clock {
+    /// How many registers it takes.
+    pub fn registers(self) -> u16 {
+        match self.format {
+            ClockFormat::Unix => 2,
+            ClockFormat::Packed => 3,
+            ClockFormat::UnixMs | ClockFormat::Iec870 => 4,
+            ClockFormat::Fields => 6,
         }
     }
 }
@@ -138,6 +180,10 @@ pub struct Point {
     pub published: bool,
     /// Publish only when the value moved by this much.
     pub deadband: Option<Deadband>,
+    /// With a deadband: publish at least this often.
+    pub heartbeat: Option<Duration>,
+    /// Publish the mean of this many values, 2 or more.
+    pub smooth: Option<u16>,
     /// The planner must give it a request of its own.
     pub alone: bool,
     /// The name of its rate (`default`, `fast`, `once`, …).

@@ -334,7 +334,10 @@ fn span(kind: Kind) -> (i128, i128) {
         Kind::Bcd16 => (0, 9_999),
         Kind::Bcd32 => (0, 99_999_999),
         Kind::Bool => (0, 1),
-        Kind::Float16 | Kind::Float32 | Kind::Float64 | Kind::String => (0, 0),
+        // No whole numbers; clocks and mod10k are never written.
+        Kind::Float16 | Kind::Float32 | Kind::Float64 | Kind::String | Kind::Mod10k | Kind::Datetime(_) => {
+            (0, 0)
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Profiles as written: what a device is. The only list of their keys.
 
 use super::written::{
-    Access, ByteWord, CharsWord, DeadbandWord, FunctionWord, InvalidByType, InvalidWords, Labels, Mask,
-    OrderWord, ProfileName, RangeWord, TypeWord,
+    Access, ByteWord, CharsWord, ClockWord, DeadbandWord, FunctionWord, InvalidByType, InvalidWords, Labels,
+    Mask, OrderWord, ProfileName, RangeWord, TypeWord, ZoneWord,
 };
 use crate::document::duration::{Duration, Interval, Rest};
 use crate::document::fields::document;
@@ -118,6 +118,10 @@ document! {
         optional r#enum: Labels,
         /// Publish only when the value moved by this much, or by this many percent.
         optional deadband: DeadbandWord,
+        /// With a deadband: publish at least this often, moved or not.
+        optional heartbeat: Interval,
+        /// Publish the mean of this many values. A bad value begins it anew.
+        optional smooth: Int<2, 1000>,
         /// May it be read (r), written (w), or both (rw)? Default r.
         optional access: Access,
         /// How it is written, with access rw or w.
@@ -128,14 +132,18 @@ document! {
         optional alone: Flag,
         /// Read for other points only, not published.
         optional internal: Flag,
-        /// Registers of a string.
+        /// Registers of a string, or of a mod10k.
         optional length: Int<1, 125>,
         /// Which bytes of each register carry text. Default both.
         optional chars: CharsWord,
+        /// Layout of a datetime. Default unix.
+        optional format: ClockWord,
+        /// Where a datetime's clock is. Default utc for unix and unix_ms, local for all others.
+        optional zone: ZoneWord,
         /// What it is, for people.
         optional desc: Text,
     }
-    unsupported: [("node", "OPC UA"), ("smooth", "'smooth'"), ("heartbeat", "'heartbeat'")]
+    unsupported: [("node", "OPC UA")]
 }
 
 /// The keys that say where a point's value is.

@@ -300,6 +300,8 @@ mod tests {
             transform,
             published: true,
             deadband,
+            heartbeat: None,
+            smooth: None,
             alone: false,
             rate: "default".into(),
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::compiled::{Byte, Chars, Deadband, Kind, Order};
+use super::compiled::{Byte, Chars, Clock, ClockFormat, Deadband, Kind, Order};
 use super::write::Function;
 use crate::document::codes;
 use crate::document::fields::choice;
@@ -34,8 +34,9 @@ choice! {
         String = "string",
         Bcd16 = "bcd16",
         Bcd32 = "bcd32",
+        Mod10k = "mod10k",
+        Datetime = "datetime",
     }
-    unsupported: ["mod10k", "datetime"]
     instead_of: [
         ("boolean", "bool"), ("float", "float32"), ("real", "float32"), ("single", "float32"), ("double", "float64"),
         ("lreal", "float64"), ("f32", "float32"), ("f64", "float64"), ("half", "float16"),
@@ -43,12 +44,12 @@ choice! {
         ("dword", "uint32"), ("lword", "uint64"), ("byte", "uint8"), ("uint", "uint16"), ("unsigned", "uint16"),
         ("i8", "int8"), ("s8", "int8"), ("i16", "int16"), ("s16", "int16"), ("i32", "int32"), ("s32", "int32"),
         ("i64", "int64"), ("s64", "int64"), ("int", "int16"), ("dint", "int32"), ("lint", "int64"),
-        ("signed", "int16"), ("text", "string"), ("str", "string"), ("ascii", "string"), ("bcd", "bcd16")
+        ("signed", "int16"), ("bcd4", "bcd16"), ("date", "datetime"), ("timestamp", "datetime"), ("time", "datetime"), ("text", "string"), ("str", "string"), ("ascii", "string"), ("bcd", "bcd16")
     ]
 }
 
 impl TypeWord {
-    /// The compiled type.
+    /// The compiled type; of a datetime, the one of Unix seconds.
     pub fn kind(self) -> Kind {
         match self {
             Self::Bool => Kind::Bool,
@@ -66,6 +67,8 @@ impl TypeWord {
             Self::String => Kind::String,
             Self::Bcd16 => Kind::Bcd16,
             Self::Bcd32 => Kind::Bcd32,
+            Self::Mod10k => Kind::Mod10k,
+            Self::Datetime => Kind::Datetime(Clock { format: ClockFormat::Unix, utc: true }),
         }
     }
 
@@ -119,6 +122,50 @@ impl OrderWord {
     pub fn letters(self) -> usize {
         self.word().len()
     }
+}
+
+choice! {
+    /// How a device writes a date and a time.
+    pub enum ClockWord ("a date format") {
+        /// Seconds since 1970: two registers.
+        Unix = "unix",
+        /// Milliseconds since 1970: four registers.
+        UnixMs = "unix_ms",
+        /// IEC 60870-5-4: four registers (Schneider PM5xxx).
+        Iec870 = "iec870",
+        /// Year since 2000 and month, day and hour, minute and second: a byte each, three registers (Deye).
+        Packed = "packed",
+        /// Year, month, day, hour, minute, second: six registers.
+        Fields = "fields",
+    }
+    instead_of: [
+        ("epoch", "unix"), ("utc", "unix"), ("sma", "unix"), ("seconds", "unix"), ("millis", "unix_ms"), ("pm5xxx", "iec870"),
+        ("schneider", "iec870"), ("iec60870", "iec870"), ("deye", "packed")
+    ]
+}
+
+impl ClockWord {
+    /// The compiled layout.
+    pub fn format(self) -> ClockFormat {
+        match self {
+            Self::Unix => ClockFormat::Unix,
+            Self::UnixMs => ClockFormat::UnixMs,
+            Self::Iec870 => ClockFormat::Iec870,
+            Self::Packed => ClockFormat::Packed,
+            Self::Fields => ClockFormat::Fields,
+        }
+    }
+}
+
+choice! {
+    /// Where a device's clock is.
+    pub enum ZoneWord ("a zone") {
+        /// Its values end in Z.
+        Utc = "utc",
+        /// Local time, published without an offset.
+        Local = "local",
+    }
+    instead_of: [("gmt", "utc"), ("z", "utc")]
 }
 
 choice! {

@@ -69,6 +69,16 @@ impl Decimal {
         Some((above.checked_div_euclid(below)?, above.checked_rem_euclid(below)? == 0))
     }
 
+    /// This number divided by `count`, rounded half away from zero to `more` decimals more than it has. `None` for a
+    /// `count` of 0, and when it does not fit.
+    pub fn divided(self, count: u32, more: u8) -> Option<Self> {
+        let scale = self.scale.checked_add(more).filter(|scale| *scale <= MAX_SCALE)?;
+        let count = i128::from(count);
+        let doubled = self.mantissa_at(scale)?.checked_mul(2)?;
+        let rounded = doubled.checked_add(count * doubled.signum())?.checked_div(2 * count)?;
+        Some(Self { mantissa: rounded, scale })
+    }
+
     /// The absolute value.
     pub fn abs(self) -> Self {
         Self { mantissa: self.mantissa.saturating_abs(), scale: self.scale }

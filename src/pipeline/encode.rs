@@ -126,6 +126,8 @@ mod tests {
             transform: Transform { select, ..Transform::default() },
             published: true,
             deadband: None,
+            heartbeat: None,
+            smooth: None,
             alone: false,
             rate: "default".into(),
         }

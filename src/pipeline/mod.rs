@@ -13,14 +13,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::budget::OnLate;
 use crate::mapping::batch::{Batch, DeviceState, Event};
-use crate::mapping::compiled::PointIx;
 use crate::mapping::device::DevicePlan;
-use crate::mapping::transform::{Sample, evaluate, moved};
+use crate::mapping::transform::{Sample, evaluate};
 use crate::metrics::DeviceMetrics;
 use crate::model::message::{Kind, Message, Sampled};
-use crate::model::value::Value;
+use reporting::Reporting;
 
 pub mod encode;
+mod reporting;
 pub mod status;
 
 /// How often the counts in device status messages are brought up to date, when they have changed.
@@ -83,8 +83,8 @@ struct Device {
     /// Per route: the topic of messages, the topic of the status, and the account.
     ways: Vec<Way>,
     next_seq: u64,
-    /// What was last published of the points that have a deadband.
-    last: HashMap<PointIx, Option<Value>>,
+    /// What deadbands and means look back at.
+    reporting: Reporting,
     state: Option<DeviceState>,
     /// Messages that all routes have given up, as counted last.
     lost: u64,
@@ -126,15 +126,7 @@ impl Pipeline {
             Err(cause) => samples.extend(read.publishes.iter().map(|ix| (*ix, Err(*cause)))),
         }
         device.forget_what_was_lost();
-        samples.retain(|(ix, value)| {
-            let Some(deadband) = &map.points[ix.0 as usize].deadband else { return true };
-            let last = device.last.entry(*ix).or_insert(None);
-            match (&*last, value) {
-                (Some(last), Ok(value)) if !moved(deadband, last, value) => return false,
-                (_, value) => *last = value.as_ref().ok().cloned(),
-            }
-            true
-        });
+        device.reporting.news(map, read.every, batch.received, samples);
         let bad = samples.iter().filter(|(_, value)| value.is_err()).count();
         plan.metrics.bad_values.add(bad as u64);
         if samples.is_empty() {
@@ -221,7 +213,7 @@ fn remembered<'a>(
     let device = devices.entry(name).or_insert_with(|| Device::new(plan, identity, routes));
     if !Arc::ptr_eq(&device.plan, plan) {
         // Indices of another plan mean other points.
-        device.last.clear();
+        device.reporting.forget_published();
         device.plan = plan.clone();
     }
     device
@@ -244,7 +236,7 @@ impl Device {
             prefix: encode::prefix(&identity.site, name),
             ways: routes.iter().map(way).collect(),
             next_seq: 0,
-            last: HashMap::new(),
+            reporting: Reporting::default(),
             state: None,
             lost: 0,
         }
@@ -252,12 +244,12 @@ impl Device {
 
     /// What a deadband compares with must have arrived: after a loss, every value is news again.
     fn forget_what_was_lost(&mut self) {
-        if self.last.is_empty() {
+        if self.reporting.is_empty() {
             return;
         }
         let lost = self.ways.iter().map(|way| way.account.gap_accounted.get()).sum();
         if std::mem::replace(&mut self.lost, lost) != lost {
-            self.last.clear();
+            self.reporting.forget_published();
         }
     }
 }

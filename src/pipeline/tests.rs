@@ -1,7 +1,7 @@
 use super::*;
 use crate::budget::{Budget, OnLate};
 use crate::mapping::compiled::{
-    Deadband, Decode, DeviceMap, Kind as Type, Order, Point, Reading, ReadingIx, Source, Transform,
+    Deadband, Decode, DeviceMap, Kind as Type, Order, Point, PointIx, Reading, ReadingIx, Source, Transform,
 };
 use crate::mapping::device::{self, Every, Limits, Read};
 use crate::model::place::{Place, Table};
@@ -18,6 +18,8 @@ fn plan(deadband: Option<Deadband>) -> Arc<DevicePlan> {
         transform: Transform::default(),
         published: true,
         deadband,
+        heartbeat: None,
+        smooth: None,
         alone: false,
         rate: "default".into(),
     };

@@ -2,8 +2,9 @@
 //!
 //! Every length is checked: bytes that do not make the value are [`Cause::Garbled`], never a panic or a guess.
 
+use super::datetime;
 use super::plan::{Cut, Pick};
-use crate::mapping::compiled::{Byte, Chars, Decode, Kind, Order};
+use crate::mapping::compiled::{Byte, Chars, ClockFormat, Decode, Kind, Order};
 use crate::model::value::{Cause, Raw};
 
 /// Bytes of the largest value that can be gathered from single registers: one answer's worth.
@@ -52,6 +53,12 @@ pub fn registers(decode: &Decode, words: &[u8]) -> Result<Raw, Cause> {
         Bcd16 => Raw::Uint(bcd(&ordered::<2>(decode.order, words)?)?),
         Bcd32 => Raw::Uint(bcd(&ordered::<4>(decode.order, words)?)?),
         String => Raw::Text(text(decode, words)),
+        Mod10k => Raw::Uint(mod10k(decode.order, words)?),
+        Datetime(clock) => Raw::Text(match clock.format {
+            ClockFormat::Unix => datetime::text(clock, &ordered::<4>(decode.order, words)?)?,
+            ClockFormat::UnixMs => datetime::text(clock, &ordered::<8>(decode.order, words)?)?,
+            ClockFormat::Iec870 | ClockFormat::Packed | ClockFormat::Fields => datetime::text(clock, words)?,
+        }),
     })
 }
 
@@ -99,6 +106,23 @@ fn bcd(bytes: &[u8]) -> Result<u64, Cause> {
     bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xF]).try_fold(0, |number, digit| {
         if digit > 9 { Err(Cause::OutOfRange) } else { Ok(number * 10 + u64::from(digit)) }
     })
+}
+
+/// Four decimal digits per register, most significant first unless the words are swapped (Schneider PowerLogic).
+fn mod10k(order: Order, words: &[u8]) -> Result<u64, Cause> {
+    let (words, _) = words.as_chunks::<2>();
+    let add = |number: u64, word: &[u8; 2]| {
+        let swapped = matches!(order, Order::Badc | Order::Dcba);
+        let digits = if swapped { u16::from_le_bytes(*word) } else { u16::from_be_bytes(*word) };
+        if digits > 9_999 {
+            return Err(Cause::OutOfRange);
+        }
+        number.checked_mul(10_000).and_then(|n| n.checked_add(digits.into())).ok_or(Cause::OutOfRange)
+    };
+    match order {
+        Order::Abcd | Order::Badc => words.iter().try_fold(0, add),
+        Order::Cdab | Order::Dcba => words.iter().rev().try_fold(0, add),
+    }
 }
 
 /// A string ends at its first NUL; blanks at its end are padding; what is no UTF-8 shows as U+FFFD.
@@ -220,6 +244,14 @@ mod tests {
         assert_eq!(registers(&decode, &[0x01, 0xFE]), Ok(Raw::Int(1)));
         decode.order = Order::Badc;
         assert_eq!(registers(&decode, &[0x01, 0xFE]), Ok(Raw::Int(-2)));
+    }
+
+    #[test]
+    fn modulo_10000_registers_are_decimal_digits() {
+        let wire = [0x00, 0x01, 0x27, 0x0F, 0x04, 0xD2];
+        assert_eq!(registers(&decode(Kind::Mod10k, Order::Abcd), &wire), Ok(Raw::Uint(1_9999_1234)));
+        assert_eq!(registers(&decode(Kind::Mod10k, Order::Cdab), &wire), Ok(Raw::Uint(1234_9999_0001)));
+        assert_eq!(registers(&decode(Kind::Mod10k, Order::Abcd), &[0x27, 0x10]), Err(Cause::OutOfRange));
     }
 
     #[test]

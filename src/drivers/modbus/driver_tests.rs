@@ -169,6 +169,8 @@ fn device(unit: u8, every: Duration) -> Device {
         transform: Transform::default(),
         published: true,
         deadband: None,
+        heartbeat: None,
+        smooth: None,
         alone: false,
         rate: "default".into(),
     };

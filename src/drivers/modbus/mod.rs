@@ -3,6 +3,7 @@
 pub mod client;
 pub mod compile;
 pub mod config;
+mod datetime;
 pub mod decode;
 pub mod driver;
 pub mod encode;

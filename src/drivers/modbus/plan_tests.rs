@@ -26,6 +26,8 @@ fn device(places: Vec<Place>, limits: Limits) -> Device {
             transform: Transform::default(),
             published: true,
             deadband: None,
+            heartbeat: None,
+            smooth: None,
             alone: false,
             rate: "default".into(),
         })

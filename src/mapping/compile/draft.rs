@@ -2,16 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::place::{Spot, location, spot};
 use super::{Defaults, invalid};
 use crate::document::codes;
 use crate::document::read::At;
-use crate::mapping::compiled::{Chars, Deadband, Decode, Kind, Order, Reading, Select, Transform};
+use crate::mapping::compiled::{
+    Chars, Clock, ClockFormat, Deadband, Decode, Kind, Order, Reading, Select, Transform,
+};
 use crate::mapping::device::Limits;
 use crate::mapping::profile::Point;
 use crate::mapping::write::Target;
-use crate::mapping::written::{Access, OrderWord, TypeWord};
+use crate::mapping::written::{Access, OrderWord, TypeWord, ZoneWord};
 use crate::model::decimal::Decimal;
 use crate::model::diagnostic::{Diagnostics, Span};
 use crate::model::place::Place;
@@ -33,6 +36,8 @@ pub struct Draft {
     pub labels: BTreeMap<i64, Arc<str>>,
     pub unit: Option<Arc<str>>,
     pub deadband: Option<Deadband>,
+    pub heartbeat: Option<Duration>,
+    pub smooth: Option<u16>,
     pub alone: bool,
     pub rate: Arc<str>,
     pub internal: bool,
@@ -102,6 +107,8 @@ pub fn draft(
             .as_ref()
             .map(|unit| if unit.value.0 == "percent" { "%" } else { &unit.value.0 }.into()),
         deadband: point.deadband.as_ref().map(|deadband| deadband.value.0),
+        heartbeat: point.heartbeat.as_ref().map(|at| at.0),
+        smooth: point.smooth.as_ref().map(|at| at.0 as u16),
         alone: point.alone.as_ref().is_some_and(|flag| flag.0),
         rate: rate_of(point),
         internal: point.internal.as_ref().is_some_and(|flag| flag.0),
@@ -150,8 +157,10 @@ impl Draft {
 }
 
 fn sum(point: &Point, found: &mut Diagnostics) -> Option<DraftSource> {
-    const NOT_HERE: [&str; 11] =
-        ["type", "order", "bit", "bits", "mask", "byte", "invalid", "length", "chars", "alone", "write"];
+    const NOT_HERE: [&str; 13] = [
+        "type", "order", "bit", "bits", "mask", "byte", "invalid", "length", "chars", "alone", "write",
+        "format", "zone",
+    ];
     forbid(point, &NOT_HERE, "a sum, which reads other points", found);
     let at = point.sum.as_ref()?;
     if at.value.0.is_empty() {
@@ -179,20 +188,21 @@ fn reading(
     }
     let kind = register_type(name, point, found);
     let (spot, kind) = (spot?, kind?);
-    let count = match kind.kind().registers() {
+    let compiled = kind_of(point, kind, found);
+    let count = match compiled.registers() {
         Some(count) => {
             forbid(point, &["length", "chars"], &format!("type '{}'", kind.word()), found);
             count
         }
-        None => string_length(name, point, &spot, found)?,
+        None => length(name, point, kind, &spot, found)?,
     };
     if !matches!(kind, TypeWord::Int8 | TypeWord::Uint8) {
         forbid(point, &["byte"], &format!("type '{}': it is for int8 and uint8", kind.word()), found);
     }
-    let order = order(point, kind, &spot, defaults, found)?;
+    let order = order(point, kind, compiled, &spot, defaults, found)?;
     let place = spot.place(count, span, found)?;
     let decode = Decode {
-        kind: kind.kind(),
+        kind: compiled,
         order,
         byte: point.byte.as_ref().map(|byte| byte.byte()),
         chars: point.chars.as_ref().map_or(Chars::Both, |chars| chars.chars()),
@@ -207,7 +217,12 @@ fn bit_reading(
     found: &mut Diagnostics,
 ) -> Option<(Reading, TypeWord)> {
     let what = format!("a {}, which is one bit", spot.table().key());
-    forbid(point, &["order", "bit", "bits", "mask", "byte", "length", "chars", "invalid"], &what, found);
+    forbid(
+        point,
+        &["order", "bit", "bits", "mask", "byte", "length", "chars", "invalid", "format", "zone"],
+        &what,
+        found,
+    );
     if let Some(at) = point.r#type.as_ref().filter(|at| at.value != TypeWord::Bool) {
         let message = format!("type '{}' does not go with {what}", at.word());
         found.error(codes::TYPE_MISMATCH, &at.span, message).help("remove it, or write type: bool");
@@ -245,14 +260,56 @@ fn register_type(name: &At<String>, point: &Point, found: &mut Diagnostics) -> O
     }
 }
 
-fn string_length(name: &At<String>, point: &Point, spot: &Spot, found: &mut Diagnostics) -> Option<u16> {
+/// The compiled type; a datetime's with its layout.
+fn kind_of(point: &Point, kind: TypeWord, found: &mut Diagnostics) -> Kind {
+    if kind != TypeWord::Datetime {
+        forbid(point, &["format", "zone"], &format!("type '{}': it is for datetime", kind.word()), found);
+        return kind.kind();
+    }
+    let format = point.format.as_ref().map_or(ClockFormat::Unix, |at| at.format());
+    let counts_seconds = matches!(format, ClockFormat::Unix | ClockFormat::UnixMs);
+    let utc = point.zone.as_ref().map_or(counts_seconds, |zone| zone.value == ZoneWord::Utc);
+    Kind::Datetime(Clock { format, utc })
+}
+
+/// Most registers of a mod10k: its 16 digits fit a 64-bit number, 20 do not.
+const MAX_MOD10K: u16 = 4;
+
+/// Dates in fields, each at its own place: they are no number whose bytes could be swapped.
+fn is_calendar(kind: Kind) -> bool {
+    matches!(kind, Kind::Datetime(clock) if !matches!(clock.format, ClockFormat::Unix | ClockFormat::UnixMs))
+}
+
+/// How many registers a string or a mod10k takes.
+fn length(
+    name: &At<String>,
+    point: &Point,
+    kind: TypeWord,
+    spot: &Spot,
+    found: &mut Diagnostics,
+) -> Option<u16> {
+    if kind == TypeWord::Mod10k {
+        forbid(point, &["chars"], "type 'mod10k'", found);
+    }
     match (&point.length, spot) {
+        (Some(length), _) if kind == TypeWord::Mod10k && length.0 > i64::from(MAX_MOD10K) => {
+            let message = format!("a mod10k has at most {MAX_MOD10K} registers");
+            found.error(codes::STRING_LENGTH, &length.span, message);
+            None
+        }
         (Some(length), _) => Some(length.0 as u16),
         (None, Spot::Each(_, addresses)) => u16::try_from(addresses.len()).ok(),
         (None, Spot::From(..)) => {
             found
-                .error(codes::STRING_LENGTH, &name.span, format!("string '{}' has no length", name.value))
-                .help("add its number of registers, such as length: 8");
+                .error(
+                    codes::STRING_LENGTH,
+                    &name.span,
+                    format!("{} '{}' has no length", kind.word(), name.value),
+                )
+                .help(format!(
+                    "add its number of registers, such as length: {}",
+                    if kind == TypeWord::Mod10k { 3 } else { 8 }
+                ));
             None
         }
     }
@@ -263,21 +320,27 @@ fn string_length(name: &At<String>, point: &Point, spot: &Spot, found: &mut Diag
 fn order(
     point: &Point,
     kind: TypeWord,
+    compiled: Kind,
     spot: &Spot,
     defaults: &Defaults,
     found: &mut Diagnostics,
 ) -> Option<Order> {
     let Some(at) = &point.order else {
-        let is_wide = kind.kind().registers().is_some_and(|count| count > 1);
-        let applies = matches!(spot, Spot::From(..)) && is_wide;
+        let wide = kind == TypeWord::Mod10k || compiled.registers().is_some_and(|count| count > 1);
+        let applies = matches!(spot, Spot::From(..)) && wide && !is_calendar(compiled);
         return Some(if applies { defaults.order } else { Order::Abcd });
     };
-    order_of(kind, at, found)
+    order_of(kind, compiled, at, found)
 }
 
 /// The order that a point gives, if it goes with the type.
-pub fn order_of(kind: TypeWord, at: &At<OrderWord>, found: &mut Diagnostics) -> Option<Order> {
-    let registers = kind.kind().registers();
+pub fn order_of(
+    kind: TypeWord,
+    compiled: Kind,
+    at: &At<OrderWord>,
+    found: &mut Diagnostics,
+) -> Option<Order> {
+    let registers = compiled.registers();
     let letters = at.value.letters();
     let fits = match registers {
         Some(1) => letters <= 4,
@@ -285,7 +348,14 @@ pub fn order_of(kind: TypeWord, at: &At<OrderWord>, found: &mut Diagnostics) -> 
         Some(_) => letters >= 4,
         None => letters <= 4,
     };
-    if !fits || kind == TypeWord::Int8 || kind == TypeWord::Uint8 {
+    if is_calendar(compiled) {
+        let message = format!("order {} does not go with this datetime", at.word());
+        found
+            .error(codes::TYPE_MISMATCH, &at.span, message)
+            .help("it is for unix and unix_ms; list the registers one by one, such as holding: [2, 1, 0]");
+        return None;
+    }
+    if !fits || matches!(kind, TypeWord::Int8 | TypeWord::Uint8) {
         let message = format!("order {} does not go with type '{}'", at.word(), kind.word());
         let bytes = registers.map_or(2, |count| 2 * usize::from(count));
         let fitting: Vec<&str> =
@@ -362,15 +432,28 @@ fn check_arithmetic(point: &Point, kind: Option<TypeWord>, found: &mut Diagnosti
             .error(codes::ZERO_SCALE, &at.span, "a scale of 0 makes every value 0")
             .help("a decimal comma? Write a point: 0.1");
     }
-    const NUMBERS_ONLY: [&str; 4] = ["scale", "offset", "scale_from", "deadband"];
+    const NUMBERS_ONLY: [&str; 5] = ["scale", "offset", "scale_from", "deadband", "smooth"];
+    if let Some(at) = point.heartbeat.as_ref().filter(|_| point.deadband.is_none()) {
+        found
+            .error(
+                codes::BAD_DEADBAND,
+                &at.span,
+                "a heartbeat without a deadband: every value is published anyway",
+            )
+            .help("add a deadband, such as deadband: 0.5, or remove the heartbeat");
+    }
+    if let Some(at) = point.smooth.as_ref().filter(|_| point.r#enum.is_some()) {
+        found.error(codes::TYPE_MISMATCH, &at.span, "'smooth' does not go with 'enum': texts have no mean");
+    }
     if kind == Some(TypeWord::Bool) || point.bit.is_some() {
         forbid(point, &NUMBERS_ONLY, "a single bit", found);
     } else if point.bits.is_some() {
         forbid(point, &NUMBERS_ONLY, "named bits", found);
         forbid(point, &["enum"], "named bits", found);
-    } else if kind == Some(TypeWord::String) {
-        forbid(point, &NUMBERS_ONLY, "a string", found);
-        forbid(point, &["enum"], "a string", found);
+    } else if let Some(text @ (TypeWord::String | TypeWord::Datetime)) = kind {
+        let what = format!("a {}", text.word());
+        forbid(point, &NUMBERS_ONLY, &what, found);
+        forbid(point, &["enum"], &what, found);
     } else if matches!(kind, Some(TypeWord::Float16 | TypeWord::Float32 | TypeWord::Float64)) {
         forbid(point, &["enum"], "a float: its keys are whole numbers", found);
     }

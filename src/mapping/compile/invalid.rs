@@ -14,7 +14,7 @@ pub fn by_type(
     words: &InvalidWords,
     found: &mut Diagnostics,
 ) -> Option<Vec<Raw>> {
-    if matches!(kind, TypeWord::Bool | TypeWord::String) {
+    if matches!(kind, TypeWord::Bool | TypeWord::String | TypeWord::Mod10k | TypeWord::Datetime) {
         let message = format!("'invalid' does not go with type '{}'", kind.word());
         found.error(codes::TYPE_MISMATCH, owner, message);
         return None;

@@ -8,7 +8,7 @@ use super::{Selection, Written};
 use crate::document::codes;
 use crate::document::read::At;
 use crate::document::suggest::did_you_mean;
-use crate::mapping::compiled::{DeviceMap, Point, PointIx, Reading, ReadingIx, Source, Transform};
+use crate::mapping::compiled::{DeviceMap, Kind, Point, PointIx, Reading, ReadingIx, Source, Transform};
 use crate::model::diagnostic::{Diagnostics, Span};
 
 /// Longest chain of points that are computed from each other; real ones have 2 links.
@@ -176,14 +176,14 @@ impl<'a> Linker<'a> {
             self.found.error(codes::WRITE_ONLY, &name.span, format!("'{}' can only be written", name.value));
         }
         let text = match &draft.source {
-            DraftSource::Reading(reading) => reading.decode.kind == crate::mapping::compiled::Kind::String,
+            DraftSource::Reading(reading) => matches!(reading.decode.kind, Kind::String | Kind::Datetime(_)),
             DraftSource::Sum(_) => false,
         };
         if text {
             self.found.error(
                 codes::TYPE_MISMATCH,
                 &name.span,
-                format!("'{}' is a string, not a number", name.value),
+                format!("'{}' is a text, not a number", name.value),
             );
         }
     }
@@ -233,6 +233,8 @@ impl<'a> Linker<'a> {
                 transform: Transform { scale_from, ..draft.transform() },
                 published: published[at],
                 deadband: draft.deadband,
+                heartbeat: draft.heartbeat,
+                smooth: draft.smooth,
                 alone: draft.alone,
                 rate: draft.rate.clone(),
             });

@@ -69,6 +69,9 @@ fn writable<'d>(name: &str, draft: &'d Draft, access: &Span, found: &mut Diagnos
     let Place::Run { table, count, .. } = reading.place else {
         return refuse("no single request reaches registers that are far apart", "remove access");
     };
+    if let Kind::Mod10k | Kind::Datetime(_) = reading.decode.kind {
+        return refuse("this version writes neither clocks nor mod10k", "remove access");
+    }
     match (&draft.select, table) {
         (_, Table::Input | Table::Discrete) => refuse(
             &format!(
@@ -160,7 +163,7 @@ fn order(
 ) -> Option<Order> {
     if let Some(at) = words.and_then(|words| words.order.as_ref()) {
         return match draft.kind {
-            Some(kind) if reading.decode.kind != Kind::Bool => order_of(kind, at, found),
+            Some(kind) if reading.decode.kind != Kind::Bool => order_of(kind, reading.decode.kind, at, found),
             _ => {
                 found.error(codes::TYPE_MISMATCH, &at.span, "'order' does not go with a single bit");
                 None
