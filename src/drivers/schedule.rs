@@ -153,8 +153,9 @@ struct Unit {
     slots: Vec<usize>,
     failures: u32,
     sick: bool,
-    /// While sick: answers in a row.
+    /// While sick: answers in a row, and probes that failed.
     answers: u32,
+    failed_probes: u32,
     /// When it got well last, and how often it has fallen sick again soon after.
     well_since: Option<Instant>,
     relapses: u32,
@@ -310,6 +311,7 @@ impl Schedule {
         if falls {
             let is_relapse = known.well_since.is_some_and(|since| now - since < RELAPSE_WITHIN);
             known.relapses = if is_relapse { known.relapses.saturating_add(1).min(MOST_ANSWERS) } else { 0 };
+            known.failed_probes = 0;
             self.suspend(unit);
         }
         self.plan_probe(unit, now, cost);
@@ -366,8 +368,12 @@ impl Schedule {
 
     /// Plans a probe after one that failed: all probes together leave the bus its share.
     fn plan_probe(&mut self, unit: usize, now: Instant, cost: Duration) {
-        let shortest = self.units[unit].shortest;
-        let at = now + (cost * PROBE_REST).clamp(shortest, LONGEST_PROBE_REST);
+        let sick = &mut self.units[unit];
+        let rest = (cost * PROBE_REST).clamp(sick.shortest, LONGEST_PROBE_REST);
+        // Most who fall silent are soon back: the first probes follow quickly, each after twice the rest of the last.
+        let first = sick.shortest.max(cost * 2).saturating_mul(1 << sick.failed_probes.min(16));
+        sick.failed_probes = sick.failed_probes.saturating_add(1);
+        let at = now + rest.min(first);
         let at = at.max(self.probes_from);
         self.probes_from = at + cost * PROBE_SPACING;
         self.probe_at(unit, at);
@@ -415,6 +421,7 @@ impl Unit {
             failures: 0,
             sick: false,
             answers: 0,
+            failed_probes: 0,
             well_since: None,
             relapses: 0,
             busy: 0,

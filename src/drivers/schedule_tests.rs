@@ -121,8 +121,8 @@ fn a_sick_unit_is_suspended_probed_and_well_at_its_first_answer() {
         if at > ms(1000) && at < ms(30_000) { failed(25) } else { answered(5) }
     });
     let away: Vec<_> = runs.iter().filter(|run| run.0 > ms(1000) && run.0 < ms(30_000)).collect();
-    // Three failures, then a probe every 200 × 25 ms.
-    assert!((8..=9).contains(&away.len()), "{}", away.len());
+    // Three failures, probes after 100, 200, … ms, then one every 200 × 25 ms.
+    assert!((12..=14).contains(&away.len()), "{}", away.len());
     assert!(
         away[4..].iter().any(|run| run.1 == 0) && away[4..].iter().any(|run| run.1 == 1),
         "probes take turns"
@@ -137,6 +137,17 @@ fn a_sick_unit_is_suspended_probed_and_well_at_its_first_answer() {
             .all(|run| run.1 == 1 || run.0 < back.0 || run.0 == back.0 || run.0.as_millis() % 100 == 0),
         "in phase again"
     );
+}
+
+#[test]
+fn a_short_absence_costs_little_more_than_it_lasted() {
+    let start = Instant::now();
+    let mut schedule = Schedule::new([entry(1, 500, 300)], 0, start);
+    let runs = simulate(&mut schedule, start, ms(30_000), |_, at| {
+        if at > ms(10_000) && at < ms(12_500) { failed(300) } else { answered(5) }
+    });
+    let back = runs.iter().find(|run| run.0 >= ms(12_500)).unwrap();
+    assert!(back.0 < ms(14_000), "{back:?}");
 }
 
 #[test]

@@ -192,8 +192,9 @@ impl ExplainedConnection {
         let missed = device.metrics.missed_ticks.get();
         let busy = self.busy(up);
         if missed == 0 || busy < CROWDED / 2.0 {
-            return (missed > 0)
-                .then(|| format!("{missed} due times passed while the bus was busy for a moment"));
+            let waited = self.devices.iter().any(|device| device.metrics.timeouts.get() > 0);
+            let why = if waited { "somebody who did not answer was waited for" } else { "others were read" };
+            return (missed > 0).then(|| format!("{missed} due times passed while {why}"));
         }
         let wasted = |other: &&ExplainedDevice| {
             share(&other.metrics, BusUse::Timeout, up) + share(&other.metrics, BusUse::Probe, up)
