@@ -133,8 +133,7 @@ fn a_sick_unit_is_suspended_probed_and_well_at_its_first_answer() {
     assert_eq!(both.count(), 1, "the other read follows at once");
     assert!(runs.iter().all(|run| run.2 == 0), "ticks of a sick unit are not missed");
     assert!(
-        runs.iter()
-            .all(|run| run.1 == 1 || run.0 < back.0 || run.0 == back.0 || run.0.as_millis() % 100 == 0),
+        runs.iter().all(|run| run.1 == 1 || run.0 <= back.0 + ms(10) || run.0.as_millis() % 100 == 0),
         "in phase again"
     );
 }
@@ -147,7 +146,8 @@ fn a_short_absence_costs_little_more_than_it_lasted() {
         if at > ms(10_000) && at < ms(12_500) { failed(300) } else { answered(5) }
     });
     let back = runs.iter().find(|run| run.0 >= ms(12_500)).unwrap();
-    assert!(back.0 < ms(14_000), "{back:?}");
+    // What all probes together may take keeps the second one 3 s behind the first.
+    assert!(back.0 < ms(15_600), "{back:?}");
 }
 
 #[test]
