@@ -173,6 +173,8 @@ fn scan_mbap(request: Request, transaction: u16, bytes: &[u8]) -> Scan {
     let expected = request.block.bytes();
     match &bytes[MBAP - 1..used] {
         [unit, ..] if *unit != request.unit => Scan::Misfit(used),
+        // Something that sends back what it gets; it may have the shape of an answer with three bytes.
+        echo if *echo == unit_and_pdu(request) => Scan::Misfit(used),
         [_, refused, code] if *refused == function | EXCEPTION => Scan::Exception { code: *code, used },
         [_, answered, count, data @ ..]
             if *answered == function && usize::from(*count) == expected && data.len() == expected =>
@@ -436,6 +438,15 @@ mod tests {
                 assert_eq!(Framing::Rtu.scan(asked, 0, &bytes[..end]), Scan::More, "{kind:?} {end}");
             }
         }
+    }
+
+    #[test]
+    fn an_echo_on_tcp_is_no_answer() {
+        // The address's high byte is the answer's byte count: 24 coils.
+        let asked = Request { unit: 1, block: Block { table: Table::Coil, address: 0x0305, count: 24 } };
+        let mut echo = [0; LONGEST_REQUEST];
+        let length = Framing::Mbap.encode(asked, 9, &mut echo);
+        assert_eq!(Framing::Mbap.scan(asked, 9, &echo[..length]), Scan::Misfit(12));
     }
 
     #[test]
