@@ -2,7 +2,8 @@
 //!
 //! - line: a simulated RTU device on a pseudo-terminal whose bytes travel at the baud rate and which thinks for a fixed time
 //!   before each answer. The theoretical rate is 1 ÷ (request + turnaround + answer + t3.5), with the frames' characters at
-//!   11 bits each; t3.5 as MODBUS over serial line V1.02, 2.5.1.1 has it.
+//!   11 bits each; t3.5 as MODBUS over serial line V1.02, 2.5.1.1 has it. What the device itself is late with its last
+//!   byte, because this machine woke its thread late, belongs to its turnaround.
 //! - tcp: requests per second, with one and with several in flight, beside a bare socket loop that does the same exchanges
 //!   without looking at them, by turns. The simulator is a second process of this program, or what listens at HOST:PORT.
 
@@ -13,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use taktbus::config::plan::Protocol;
@@ -57,25 +59,52 @@ fn main() {
 }
 
 async fn line() {
-    println!("{:>7} {:>11} {:>12} {:>12} {:>7}", "baud", "turnaround", "possible /s", "reached /s", "share");
+    println!(
+        "{:>7} {:>11} {:>9} {:>12} {:>12} {:>7}",
+        "baud", "turnaround", "late", "possible /s", "reached /s", "share"
+    );
     for baud in [9_600, 19_200, 115_200] {
         for turnaround in [Duration::from_millis(2), Duration::from_millis(10)] {
             let settings = Line { baud, data_bits: 8, parity: Parity::Even, stop_bits: 1 };
-            let path = device(settings, turnaround);
+            let lateness = Arc::new(Lateness::default());
+            let path = device(settings, turnaround, lateness.clone());
             let answer = timing::RTU_REPLY_OVERHEAD + 2 * usize::from(REGISTERS);
             let takes = timing::chars(settings, timing::RTU_REQUEST_BYTES + answer)
                 + turnaround
                 + timing::silence(settings);
-            let possible = 1.0 / takes.as_secs_f64();
             let reached = reads_per_second(ModbusConfig::new(Link::Serial { path, line: settings }), 1).await;
+            let late = lateness.mean();
+            let possible = 1.0 / (takes + late).as_secs_f64();
             let share = reached / possible * 100.0;
-            println!("{baud:>7} {turnaround:>11?} {possible:>12.1} {reached:>12.1} {share:>6.1} %");
+            let late = late.as_micros();
+            println!(
+                "{baud:>7} {turnaround:>11?} {late:>6} µs {possible:>12.1} {reached:>12.1} {share:>6.1} %"
+            );
         }
     }
 }
 
+/// What a simulated device was late with its answers' last bytes.
+#[derive(Debug, Default)]
+struct Lateness {
+    micros: AtomicU64,
+    answers: AtomicU64,
+}
+
+impl Lateness {
+    fn note(&self, late: Duration) {
+        self.micros.fetch_add(u64::try_from(late.as_micros()).expect("not for years"), Ordering::Relaxed);
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn mean(&self) -> Duration {
+        let answers = self.answers.load(Ordering::Relaxed).max(1);
+        Duration::from_micros(self.micros.load(Ordering::Relaxed) / answers)
+    }
+}
+
 /// Starts a device in a thread of its own, since a real one does not share the gateway's; the port that it hangs on.
-fn device(line: Line, turnaround: Duration) -> PathBuf {
+fn device(line: Line, turnaround: Duration, lateness: Arc<Lateness>) -> PathBuf {
     let (send, path) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -87,7 +116,7 @@ fn device(line: Line, turnaround: Duration) -> PathBuf {
             let keep = std::fs::File::options().read(true).write(true).open(&path).expect("the terminal");
             drop(near);
             send.send(path).expect("somebody asks");
-            simulate_line(far, line, turnaround).await;
+            simulate_line(far, line, turnaround, &lateness).await;
             drop(keep);
         });
     });
@@ -95,7 +124,7 @@ fn device(line: Line, turnaround: Duration) -> PathBuf {
 }
 
 /// A device whose bytes travel at the line's speed: its answer begins a turnaround after the request's last character.
-async fn simulate_line(mut far: SerialStream, line: Line, turnaround: Duration) {
+async fn simulate_line(mut far: SerialStream, line: Line, turnaround: Duration, lateness: &Lateness) {
     let mut pause = Pause::fine();
     let mut request = [0; 8];
     while far.read_exact(&mut request).await.is_ok() {
@@ -112,6 +141,7 @@ async fn simulate_line(mut far: SerialStream, line: Line, turnaround: Duration) 
                 return;
             }
         }
+        lateness.note((begins + timing::chars(line, answer.len())).elapsed());
     }
 }
 
@@ -130,7 +160,7 @@ async fn tcp(at: Option<SocketAddr>) {
             bare += bare_loop(simulator, in_flight).await / 3.0;
             let link = Link::Tcp { host: simulator.ip().to_string(), port: simulator.port() };
             let config = ModbusConfig { max_in_flight: in_flight, ..ModbusConfig::new(link) };
-            driver += reads_per_second(config, 500).await / 3.0;
+            driver += reads_per_second(config, 150 * usize::from(in_flight.min(3))).await / 3.0;
         }
         println!("{in_flight:>9} {bare:>12.0} {driver:>12.0} {:>6.1} %", driver / bare * 100.0);
     }

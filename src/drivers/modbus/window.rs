@@ -10,6 +10,10 @@ use super::exchange::{Exchanged, Patience, Reply, Wire, too_slow};
 use super::framing::{self, Framing, Head, LONGEST_REQUEST, Request, Scan, Stray};
 use crate::drivers::LinkLost;
 
+/// So many requests, or half of the window, leave while answers are still being looked at: the far side is busy with
+/// them meanwhile, and fewer at once are not worth a system call.
+const EARLY_FLUSH: usize = 8;
+
 /// Requests that wait for their answers, each with what it is asked for.
 #[derive(Debug)]
 pub struct Window<T> {
@@ -68,6 +72,10 @@ impl<T> Window<T> {
         until: Option<Instant>,
         answer: &mut Vec<u8>,
     ) -> Result<Option<(Exchanged, T)>, LinkLost> {
+        if self.outbox.len() >= EARLY_FLUSH.max(self.most / 2) * LONGEST_REQUEST {
+            let deadline = self.open.iter().map(|open| open.deadline).min();
+            self.flush(wire, deadline.unwrap_or_else(Instant::now)).await?;
+        }
         loop {
             if let Some((index, reply)) = self.scan(wire, answer)? {
                 return Ok(Some(self.close(index, reply)));
