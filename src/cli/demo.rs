@@ -40,7 +40,12 @@ pub async fn demo(args: DemoArgs) -> Result<Outcome> {
     let broker_stop = tokio_util::sync::CancellationToken::new();
     let serving = tokio::spawn(broker.run(broker_stop.clone()));
     let table = std::io::stdout().is_terminal() && !args.json;
-    let viewer = tokio::spawn(live::show(address, devices, metrics.clone(), table));
+    let (showing, over) = (live::show(address, devices, metrics.clone(), table), stop.clone());
+    // When nobody reads what it shows (`taktbus demo | head`), the demo is over.
+    let viewer = tokio::spawn(async move {
+        showing.await;
+        over.cancel();
+    });
     let started = Instant::now();
     let outcome = gateway.run(stop).await;
     viewer.abort();

@@ -49,7 +49,7 @@ struct Heard {
     state: String,
 }
 
-/// Subscribes to everything and shows it, until it is aborted.
+/// Subscribes to everything and shows it, until it is aborted or nobody reads it any more.
 pub async fn show(broker: SocketAddr, devices: Devices, metrics: Arc<Metrics>, table: bool) {
     let mut subscriber = Subscriber::new(broker);
     let mut heard: BTreeMap<String, Heard> = BTreeMap::new();

@@ -1,7 +1,10 @@
-//! The command line: arguments in, exit codes out. Exit codes: 0 fine, 1 failed, 2 the configuration is wrong.
+//! The command line: arguments in, exit codes out. Exit codes: 0 fine, 1 failed, 2 the configuration or the
+//! arguments are wrong.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -9,17 +12,17 @@ use tracing::level_filters::LevelFilter;
 
 use logging::LogFormat;
 
-// `println!` panics when the reader has gone (`taktbus schema site | head`); these stop caring.
+// `println!` panics when the reader has gone (`taktbus schema site | head`); these stop caring, but for `told`.
 macro_rules! out {
     ($($text:tt)*) => {{
         use std::io::Write as _;
-        let _ = write!(std::io::stdout(), $($text)*);
+        $crate::cli::told(write!(std::io::stdout(), $($text)*));
     }};
 }
 macro_rules! outln {
     ($($text:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($text)*);
+        $crate::cli::told(writeln!(std::io::stdout(), $($text)*));
     }};
 }
 macro_rules! err {
@@ -59,7 +62,7 @@ mod write;
 #[command(
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 fine, 1 failed, 2 the configuration is wrong."
+    after_help = "Exit codes: 0 fine, 1 failed, 2 the configuration or the arguments are wrong."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -96,6 +99,9 @@ enum Command {
     /// Show the requests on each wire, the bus load, and the worst age of every point
     Plan(PlanArgs),
     /// Read devices once and print their values
+    ///
+    /// Exit code 1: a device did not answer or refused, or not everything was read in time. A value that is bad by
+    /// itself is shown with its cause, and is no failure.
     Read(ReadArgs),
     /// Ask a running gateway why values are late, bad or missing, and who spends its buses
     ///
@@ -211,11 +217,21 @@ enum SchemaKind {
     Profile,
 }
 
+/// Has stdout refused anything, as when the disk is full?
+static OUTPUT_LOST: AtomicBool = AtomicBool::new(false);
+
+/// Remembers that output was lost. That its reader has gone is no failure.
+fn told(written: std::io::Result<()>) {
+    if written.is_err_and(|error| error.kind() != std::io::ErrorKind::BrokenPipe) {
+        OUTPUT_LOST.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What a command came to.
 enum Outcome {
     Fine,
     Failed,
-    /// The configuration is wrong; what is wrong has been printed.
+    /// The configuration or an argument is wrong; what is wrong has been printed.
     WrongConfiguration,
 }
 
@@ -237,7 +253,13 @@ pub fn main() -> ExitCode {
         _ => LevelFilter::TRACE,
     };
     logging::start(cli.logging.log_format, level);
-    match dispatch(cli.command) {
+    let outcome = dispatch(cli.command);
+    told(std::io::stdout().flush());
+    match outcome {
+        Ok(Outcome::Fine) if OUTPUT_LOST.load(Ordering::Relaxed) => {
+            errln!("error: the output could not be written");
+            ExitCode::from(1)
+        }
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::from(1),
         Ok(Outcome::WrongConfiguration) => ExitCode::from(2),

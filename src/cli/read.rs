@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -30,7 +30,8 @@ pub async fn read(args: ReadArgs) -> Result<Outcome> {
         let known: Vec<_> =
             site.connections.iter().flat_map(|c| &c.devices).map(|device| device.name.to_string()).collect();
         if let Some(unknown) = args.devices.iter().find(|name| !known.contains(name)) {
-            bail!("no device '{unknown}' in the site; it has: {}", known.join(", "));
+            errln!("error: no device '{unknown}' in the site; it has: {}", known.join(", "));
+            return Ok(Outcome::WrongConfiguration);
         }
         for connection in &mut site.connections {
             connection.devices.retain(|device| args.devices.iter().any(|name| **name == *device.name));

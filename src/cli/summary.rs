@@ -10,6 +10,11 @@ use crate::metrics::{DeviceMetrics, Histogram, Metrics};
 /// The account of all devices as a table, with a line per route.
 pub fn render(metrics: &Metrics, elapsed: Duration) -> String {
     let mut out = format!("\nran for {}\n{}", short(elapsed), table(&metrics.devices));
+    if metrics.devices.iter().any(|device| device.replayed.get() > 0) {
+        out.push_str(
+            "Times are those of messages that were delivered live; what was replayed took longer.\n",
+        );
+    }
     for (index, route) in metrics.routes.iter().enumerate() {
         let settled = |device: &DeviceMetrics| device.delivered.get() + device.gap_accounted.get();
         let waiting = |device: &Arc<DeviceMetrics>| device.sampled.get().saturating_sub(settled(device));

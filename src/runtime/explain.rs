@@ -70,7 +70,10 @@ impl Explainer {
             return Err(self
                 .connections
                 .iter()
-                .flat_map(|connection| connection.devices.iter().map(|device| &*device.metrics.name))
+                .flat_map(|connection| {
+                    let devices = connection.devices.iter().map(|device| &*device.metrics.name);
+                    std::iter::once(&*connection.metrics.name).chain(devices)
+                })
                 .collect());
         }
         let routes: Vec<Value> = self
@@ -309,7 +312,7 @@ mod tests {
             explainer.explain(Some("line")).unwrap()["connections"][0]["devices"][1]["state"],
             "offline"
         );
-        assert_eq!(explainer.explain(Some("fan")), Err(vec!["oven", "pump"]));
+        assert_eq!(explainer.explain(Some("fan")), Err(vec!["line", "oven", "pump"]));
     }
 
     #[tokio::test(start_paused = true)]

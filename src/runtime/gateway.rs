@@ -188,7 +188,13 @@ impl Gateway {
         while let Some(ended) = forwarders.join_next().await {
             match ended {
                 Ok(left) if !left.is_settled() => {
-                    tracing::warn!(?left, "a route ended with messages undelivered")
+                    tracing::warn!(
+                        queued = left.queued,
+                        in_flight = left.in_flight,
+                        backlog = left.backlog,
+                        gap_records = left.gap_records,
+                        "a route ended with messages undelivered"
+                    )
                 }
                 _ => {}
             }

@@ -51,6 +51,10 @@ pub enum StateError {
 pub(super) async fn keep(directory: Option<PathBuf>) -> (Bans, Option<JoinHandle<()>>) {
     let Some(directory) = directory else { return (Bans::default(), None) };
     let path = directory.join(FILE);
+    let made = spawn_blocking(move || std::fs::create_dir_all(directory)).await;
+    if let Ok(Err(error)) = made {
+        tracing::warn!(path = %path.display(), %error, "what is found out about devices can't be remembered");
+    }
     let reading = path.clone();
     let known = match spawn_blocking(move || load(&reading)).await {
         Ok(Ok(known)) => known,

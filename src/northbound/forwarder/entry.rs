@@ -52,30 +52,28 @@ impl Entry {
             return sent.clone();
         }
         let late = self.sampled().map(|s| s.deadline).filter(|deadline| expired(*deadline, now));
-        let payload = match late {
-            _ if self.replayed => marked(&self.message.payload, "replayed", None),
-            Some(deadline) => marked(&self.message.payload, "late_ms", Some(now - deadline)),
-            None => self.message.payload.clone(),
+        let late = late.map(|deadline| now - deadline);
+        let payload = match (late, self.replayed) {
+            (None, false) => self.message.payload.clone(),
+            _ => marked(&self.message.payload, late, self.replayed),
         };
         self.sent = Some(payload.clone());
         payload
     }
 }
 
-/// The payload with `,"name":true` or `,"name":MILLISECONDS` before its last brace; untouched when it has none.
-fn marked(payload: &Bytes, name: &str, late: Option<Duration>) -> Bytes {
+/// The payload with `,"late_ms":MILLISECONDS` and `,"replayed":true` before its last brace; untouched when it has none.
+fn marked(payload: &Bytes, late: Option<Duration>, replayed: bool) -> Bytes {
     let Some(body) = payload.strip_suffix(b"}") else { return payload.clone() };
-    let mut out = BytesMut::with_capacity(payload.len() + 24);
+    let late = late.map(|late| format!("\"late_ms\":{}", late.as_millis()));
+    let replayed = replayed.then(|| "\"replayed\":true".to_string());
+    let mut out = BytesMut::with_capacity(payload.len() + 48);
     out.put_slice(body);
-    if body != b"{" {
-        out.put_u8(b',');
-    }
-    out.put_u8(b'"');
-    out.put_slice(name.as_bytes());
-    out.put_slice(b"\":");
-    match late {
-        Some(late) => out.put_slice(late.as_millis().to_string().as_bytes()),
-        None => out.put_slice(b"true"),
+    for mark in late.iter().chain(&replayed) {
+        if out.len() > 1 {
+            out.put_u8(b',');
+        }
+        out.put_slice(mark.as_bytes());
     }
     out.put_u8(b'}');
     out.freeze()
@@ -129,12 +127,11 @@ mod tests {
     #[test]
     fn marks_go_before_the_last_brace() {
         let payload = Bytes::from_static(b"{\"a\":{}}");
-        assert_eq!(
-            marked(&payload, "late_ms", Some(Duration::from_micros(120_900))),
-            "{\"a\":{},\"late_ms\":120}"
-        );
-        assert_eq!(marked(&payload, "replayed", None), "{\"a\":{},\"replayed\":true}");
-        assert_eq!(marked(&Bytes::from_static(b"{}"), "replayed", None), "{\"replayed\":true}");
+        let late = Some(Duration::from_micros(120_900));
+        assert_eq!(marked(&payload, late, false), "{\"a\":{},\"late_ms\":120}");
+        assert_eq!(marked(&payload, None, true), "{\"a\":{},\"replayed\":true}");
+        assert_eq!(marked(&payload, late, true), "{\"a\":{},\"late_ms\":120,\"replayed\":true}");
+        assert_eq!(marked(&Bytes::from_static(b"{}"), late, true), "{\"late_ms\":120,\"replayed\":true}");
     }
 
     #[test]

@@ -39,6 +39,13 @@ mod window;
 /// A link that held this long has proven itself: the next failure is a first one.
 const PROVEN: Duration = Duration::from_secs(10);
 
+/// So has one over which so many publishes were acknowledged. Fewer prove nothing: another client with the same id gets
+/// as far before the two take each other's place again.
+const PROVEN_PUBACKS: u32 = 100;
+
+/// So many accepted links in a row that did not hold are a riddle worth a hint.
+const SHORT_LIVED_LINKS: u32 = 3;
+
 /// What the broker publishes, retained, when we vanish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Will {
@@ -54,6 +61,10 @@ pub struct MqttSink {
     will: Will,
     state: State,
     backoff: Backoff,
+    /// Publishes that were acknowledged on the present link.
+    pubacks: u32,
+    /// Accepted links in a row that did not hold.
+    short_lived: u32,
     /// The system's authorities, kept: reading them takes tens of milliseconds.
     system: Option<Arc<ClientConfig>>,
     /// The reason that was logged last, while down.
@@ -73,7 +84,16 @@ impl MqttSink {
     /// A sink that connects as soon as its events are waited for.
     pub fn new(config: MqttConfig, will: Will) -> Self {
         let state = State::Waiting(Instant::now());
-        Self { config, will, state, backoff: Backoff::new(), system: None, told: None }
+        Self {
+            config,
+            will,
+            state,
+            backoff: Backoff::new(),
+            pubacks: 0,
+            short_lived: 0,
+            system: None,
+            told: None,
+        }
     }
 
     /// Begins an attempt.
@@ -100,15 +120,23 @@ impl MqttSink {
     }
 
     fn lost(&mut self, reason: String) -> SinkEvent {
-        if let State::Up(_, since) = &self.state
-            && since.elapsed() >= PROVEN
-        {
-            self.backoff.reset();
+        if let State::Up(_, since) = &self.state {
+            if since.elapsed() >= PROVEN || self.pubacks >= PROVEN_PUBACKS {
+                self.backoff.reset();
+                self.short_lived = 0;
+            } else {
+                self.short_lived = self.short_lived.saturating_add(1);
+            }
         }
         self.state = State::Waiting(Instant::now() + self.backoff.next(random()));
         if self.told.as_ref() != Some(&reason) {
             warn!(broker = %self.broker(), reason, "broker link down");
             self.told = Some(reason.clone());
+        }
+        if self.short_lived == SHORT_LIVED_LINKS {
+            // Once, until a link holds. MQTT 3.1.1, 3.1.4: the broker disconnects the client that had the id before.
+            self.short_lived += 1;
+            warn!(broker = %self.broker(), client_id = %self.config.client_id, "the broker accepts this client and drops it again and again: does another one use the same client_id?");
         }
         SinkEvent::Down(reason)
     }
@@ -138,7 +166,7 @@ impl Sink for MqttSink {
                 },
                 State::Up(link, _) => match link.next().await {
                     Step::Acked(token) => {
-                        self.backoff.reset();
+                        self.pubacks = self.pubacks.saturating_add(1);
                         return SinkEvent::Acked(token);
                     }
                     Step::Lost(reason) => Err(reason),
@@ -154,6 +182,7 @@ impl Sink for MqttSink {
         if let State::Connecting(link) = std::mem::replace(&mut self.state, waiting) {
             self.state = State::Up(link, Instant::now());
         }
+        self.pubacks = 0;
         self.told = None;
         info!(broker = %self.broker(), "broker link up");
         SinkEvent::Up
