@@ -32,7 +32,12 @@ fn check_profile(args: &SiteArgs) -> Outcome {
     let loaded = config::load_profile(&args.site);
     site::print(&loaded.diagnostics);
     let Some(map) = loaded.map else { return Outcome::WrongConfiguration };
-    outln!("{}: fine, {}", args.site.display(), site::plural(map.points.len(), "point"));
+    let points = site::plural(map.points.len(), "point");
+    let proven = match loaded.proven.proofs.len() {
+        0 => String::new(),
+        proofs => format!(", {} proven by examples", site::plural(proofs, "value")),
+    };
+    outln!("{}: fine, {points}{proven}", args.site.display());
     Outcome::Fine
 }
 

@@ -52,6 +52,7 @@ mod scan;
 mod site;
 mod summary;
 mod table;
+mod test;
 mod write;
 
 /// Field buses to the cloud, on time.
@@ -96,6 +97,13 @@ enum Command {
     ///
     /// Touches no device and no broker.
     Check(SiteArgs),
+    /// Prove maps without a device: the examples of a profile, or of all profiles of a site, value by value
+    ///
+    /// Exit code 2 when a value is not the expected one.
+    #[command(
+        after_help = "Examples:\n  taktbus test mappings/eastron/sdm630.yaml\n  taktbus test gateway.yaml --failed"
+    )]
+    Test(test::TestArgs),
     /// Show the requests on each wire, the bus load, and the worst age of every point
     Plan(PlanArgs),
     /// Read devices once and print their values
@@ -273,6 +281,7 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Check(args) => check::check(&args),
+        Command::Test(args) => test::test(&args),
         Command::Plan(args) => block_on(plan::plan(args)),
         Command::Schema { kind } => check::schema(kind),
         Command::Write(args) => write::write(&args),

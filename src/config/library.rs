@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::examples::{Proven, prove};
 use crate::document::read::{At, Read as _, Reader};
 use crate::document::suggest::did_you_mean;
 use crate::document::{codes, source, yaml};
@@ -34,6 +35,8 @@ pub struct Entry {
     pub limits: Limits,
     /// The map of an unpatched device; `None` when the profile has errors.
     pub map: Option<Arc<DeviceMap>>,
+    /// What its examples prove.
+    pub proven: Proven,
 }
 
 /// All profiles that a site uses.
@@ -78,6 +81,14 @@ impl Library {
         }
         self.read.insert(key.clone(), entry.clone());
         entry
+    }
+
+    /// What the examples of all profiles that were read prove, by the profiles' names.
+    pub fn proven(&self) -> Vec<Proven> {
+        let mut proven: Vec<Proven> =
+            self.read.values().flatten().map(|entry| entry.proven.clone()).collect();
+        proven.sort_by(|a, b| a.profile.cmp(&b.profile));
+        proven
     }
 
     fn find(&self, name: &str) -> Option<Source> {
@@ -125,8 +136,9 @@ pub fn read_profile(file: &Arc<SourceFile>, found: &mut Diagnostics) -> Option<E
     let map = written.points.as_ref().and_then(|points| {
         compile::compile(&points.value.0, &defaults, &limits, Selection::default(), &whole, found)
     });
+    let proven = map.as_ref().map(|map| prove(&written, map, found)).unwrap_or_default();
     let map = map.filter(|_| found.errors() == before).map(Arc::new);
-    Some(Entry { written, defaults, limits, map })
+    Some(Entry { written, defaults, limits, map, proven })
 }
 
 fn collect_names(folder: &Path, prefix: &str, depth: usize, names: &mut BTreeSet<String>) {

@@ -3,6 +3,7 @@
 mod advice;
 mod connection;
 mod device;
+pub mod examples;
 mod fit;
 mod library;
 pub mod plan;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use self::examples::Proven;
 use crate::document::yaml::{Kind, Node};
 use crate::document::{codes, read::Read as _, read::Reader, schema, source, yaml};
 use crate::mapping::compiled::DeviceMap;
@@ -40,6 +42,8 @@ pub struct Loaded {
     /// The plan; `None` when it could not be made. A site that can't fit on its bus has one, to be looked at: see
     /// [`Loaded::is_sound`].
     pub site: Option<plan::Site>,
+    /// What the examples of its profiles prove, by the profiles' names.
+    pub proven: Vec<Proven>,
     /// Everything found in all files, by file and line. Warnings come with a plan too.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -63,6 +67,8 @@ pub struct LoadedProfile {
     pub name: Option<String>,
     /// Its map; `None` when there are errors.
     pub map: Option<Arc<DeviceMap>>,
+    /// What its examples prove.
+    pub proven: Proven,
     /// Everything found.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -80,19 +86,26 @@ pub enum DocumentKind {
 pub fn load(path: &Path, options: &LoadOptions) -> Loaded {
     let mut found = Diagnostics::default();
     let file = source::read(path, &mut found);
-    let site = file.and_then(|file| read_site(&file, options, &mut found));
-    Loaded { site, diagnostics: found.sorted() }
+    let mut proven = Vec::new();
+    let site = file.and_then(|file| read_site(&file, options, &mut proven, &mut found));
+    Loaded { site, proven, diagnostics: found.sorted() }
 }
 
 /// The same for a site file whose text is at hand; `name` is how diagnostics call it.
 pub fn load_text(name: &str, text: &str, options: &LoadOptions) -> Loaded {
     let mut found = Diagnostics::default();
     let file = Arc::new(SourceFile { path: name.into(), text: text.into() });
-    let site = read_site(&file, options, &mut found);
-    Loaded { site, diagnostics: found.sorted() }
+    let mut proven = Vec::new();
+    let site = read_site(&file, options, &mut proven, &mut found);
+    Loaded { site, proven, diagnostics: found.sorted() }
 }
 
-fn read_site(file: &Arc<SourceFile>, options: &LoadOptions, found: &mut Diagnostics) -> Option<plan::Site> {
+fn read_site(
+    file: &Arc<SourceFile>,
+    options: &LoadOptions,
+    proven: &mut Vec<Proven>,
+    found: &mut Diagnostics,
+) -> Option<plan::Site> {
     let node = yaml::parse(file, found)?;
     if is_profile(&node) {
         found
@@ -105,7 +118,9 @@ fn read_site(file: &Arc<SourceFile>, options: &LoadOptions, found: &mut Diagnost
     ports::check(&written, options.port_links.as_deref(), found);
     let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
     let mut library = library::Library::new(folder, &options.mapping_dirs);
-    let mut site = site::compile(&written, &mut library, found)?;
+    let site = site::compile(&written, &mut library, found);
+    *proven = library.proven();
+    let mut site = site?;
     fit::check(&written, &site, found);
     site.routes.iter_mut().for_each(|route| beside(folder, route));
     Some(site)
@@ -139,8 +154,9 @@ pub fn load_profile(path: &Path) -> LoadedProfile {
     let mut found = Diagnostics::default();
     let profile = source::read(path, &mut found).and_then(|file| library::read_profile(&file, &mut found));
     let name = profile.as_ref().and_then(|entry| entry.written.profile.as_ref()).map(|at| at.value.0.clone());
+    let proven = profile.as_ref().map(|entry| entry.proven.clone()).unwrap_or_default();
     let map = profile.and_then(|entry| entry.map).filter(|_| !found.has_errors());
-    LoadedProfile { name, map, diagnostics: found.sorted() }
+    LoadedProfile { name, map, proven, diagnostics: found.sorted() }
 }
 
 /// The JSON Schema (draft 2020-12) of a document, from the same declarations that read it.

@@ -327,20 +327,6 @@ impl<T: Read> Read for Nullable<T> {
     }
 }
 
-/// Anything that is well-formed: data that nothing uses.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Anything;
-
-impl Read for Anything {
-    fn read(_: &Node, _: &mut Reader<'_>) -> Option<Self> {
-        Some(Self)
-    }
-
-    fn schema(_: &mut Schemas) -> Value {
-        json!({})
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

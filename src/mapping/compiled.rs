@@ -1,6 +1,6 @@
 //! A device's map, ready to run: what to read, how to decode it, and what becomes of it. No spans, no strings to look up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,25 @@ pub struct DeviceMap {
     pub points: Vec<Point>,
     /// What may be written, as far as the device is concerned: points with the access rw or w.
     pub writes: Vec<Target>,
+}
+
+impl DeviceMap {
+    /// The point and all that it is computed from; what others are computed from comes first.
+    pub fn needs(&self, ix: PointIx) -> BTreeSet<PointIx> {
+        let mut found = BTreeSet::new();
+        let mut open = vec![ix];
+        while let Some(ix) = open.pop() {
+            if !found.insert(ix) {
+                continue;
+            }
+            let point = &self.points[ix.0 as usize];
+            open.extend(point.transform.scale_from);
+            if let Source::Sum(terms) = &point.source {
+                open.extend(terms.iter().map(|(term, _)| *term));
+            }
+        }
+        found
+    }
 }
 
 /// A raw value on the device.

@@ -365,7 +365,9 @@ fn float(value: &Value, kind: Kind, transform: &Transform, exponent: Option<i32>
     let far = |ordinal: &i64| {
         let read =
             apply(&format.raw(*ordinal), &Transform { invalid: Vec::new(), ..transform.clone() }, exponent);
-        read.ok().and_then(|read| decimal_of(&read)?.checked_sub(wanted)).map(Decimal::abs)
+        // A neighbour that no decimal holds is read as a rounded float, which may look just like what is wanted.
+        let exact = read.ok().filter(|read| !matches!((value, read), (Value::Number(_), Value::Float64(_))));
+        exact.and_then(|read| decimal_of(&read)?.checked_sub(wanted)).map(Decimal::abs)
     };
     let by_distance = |a: &i64, b: &i64| match (far(a), far(b)) {
         (Some(a), Some(b)) => a.cmp(&b),

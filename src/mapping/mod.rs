@@ -4,6 +4,7 @@ pub mod batch;
 pub mod compile;
 pub mod compiled;
 pub mod device;
+pub mod example;
 pub mod inverse;
 pub mod profile;
 pub mod transform;

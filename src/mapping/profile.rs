@@ -1,12 +1,13 @@
 //! Profiles as written: what a device is. The only list of their keys.
 
+use super::example::Example;
 use super::written::{
     Access, ByteWord, CharsWord, ClockWord, DeadbandWord, FunctionWord, InvalidByType, InvalidWords, Labels,
     Mask, OrderWord, ProfileName, RangeWord, TypeWord, ZoneWord,
 };
 use crate::document::duration::{Duration, Interval, Rest};
 use crate::document::fields::document;
-use crate::document::types::{Anything, Either, Flag, Int, List, Name, Names, Number, Text};
+use crate::document::types::{Either, Flag, Int, List, Name, Names, Number, Text};
 
 /// An address as written: zero-based on the wire, or counted from 1.
 pub type Address = Int<0, 65536>;
@@ -35,8 +36,8 @@ document! {
         optional limits: Limits,
         /// The points by name.
         required points: Names<Point>,
-        /// Test vectors.
-        optional examples: Anything,
+        /// Test vectors: `check` proves the map against them, without the device.
+        optional examples: List<Example>,
     }
     unsupported: [("parameters", "'parameters'"), ("include", "'include'")]
 }

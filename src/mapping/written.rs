@@ -365,7 +365,8 @@ fn label(node: &Node, to: &mut Reader<'_>) -> Option<Text> {
     Some(text)
 }
 
-fn parse_key(text: &str) -> Option<i64> {
+/// A number as the key of a map.
+pub(super) fn parse_key(text: &str) -> Option<i64> {
     if let Some(hex) = text.strip_prefix("0x") {
         return i64::from_str_radix(hex, 16).ok();
     }

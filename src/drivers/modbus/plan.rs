@@ -218,8 +218,7 @@ fn plan_group(
 /// One atom per point of the group, without those that another one computes anyway.
 fn atoms(map: &DeviceMap, limits: &Limits, group: &Group) -> Result<Vec<Draft>, PlanError> {
     let wanted: BTreeSet<PointIx> = group.points.iter().copied().collect();
-    let closures: Vec<(PointIx, BTreeSet<PointIx>)> =
-        wanted.iter().map(|ix| (*ix, closure(map, *ix))).collect();
+    let closures: Vec<(PointIx, BTreeSet<PointIx>)> = wanted.iter().map(|ix| (*ix, map.needs(*ix))).collect();
     let by_others: BTreeSet<PointIx> =
         closures.iter().flat_map(|(ix, all)| all.iter().filter(move |dep| *dep != ix)).copied().collect();
     closures
@@ -249,23 +248,6 @@ fn atom(
     let hull = hull(&pieces).filter(|hull| hull.count <= most(limits, hull.table));
     let alone = point(map, ix).alone;
     Ok(Draft { points: points.into_iter().collect(), readings, hull, anchor, alone })
-}
-
-/// The point and all that it's computed from.
-fn closure(map: &DeviceMap, ix: PointIx) -> BTreeSet<PointIx> {
-    let mut found = BTreeSet::new();
-    let mut open = vec![ix];
-    while let Some(ix) = open.pop() {
-        if !found.insert(ix) {
-            continue;
-        }
-        let point = point(map, ix);
-        open.extend(point.transform.scale_from);
-        if let Source::Sum(terms) = &point.source {
-            open.extend(terms.iter().map(|(term, _)| *term));
-        }
-    }
-    found
 }
 
 /// Can this reading be fetched at all?

@@ -1,0 +1,264 @@
+//! Proves a profile's map against its examples: the registers given there, through the code that reads devices. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::document::codes;
+use crate::document::read::At;
+use crate::document::suggest::did_you_mean;
+use crate::document::types::{Int, List, Names};
+use crate::drivers::modbus::decode;
+use crate::mapping::compiled::{DeviceMap, Point, PointIx, ReadingIx, Select, Source};
+use crate::mapping::device::{Every, Read};
+use crate::mapping::example::{Cells, Example, Expected, Memory};
+use crate::mapping::profile::Profile;
+use crate::mapping::transform::evaluate;
+use crate::model::diagnostic::{Diagnostics, Span};
+use crate::model::place::{Place, Table};
+use crate::model::value::{Cause, Raw, Value};
+use crate::pipeline::encode;
+
+/// What a profile's examples prove.
+#[derive(Clone, Debug, Default)]
+pub struct Proven {
+    /// The profile's name.
+    pub profile: String,
+    /// One per expectation, in the order of the file.
+    pub proofs: Vec<Proof>,
+    /// Published points that no example expects anything of.
+    pub uncovered: Vec<Arc<str>>,
+}
+
+/// One expectation and what came of it.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    /// The example's title; empty without one.
+    pub title: String,
+    /// The point.
+    pub point: String,
+    /// The registers that the point is computed from: `input 40: 0x08FC 0x0000`.
+    pub registers: String,
+    /// The raw values that they hold.
+    pub raw: String,
+    /// The point's value, as it is published.
+    pub decoded: String,
+    /// What was expected.
+    pub expected: String,
+    /// Do they agree?
+    pub holds: bool,
+}
+
+/// Runs a profile's examples; those that fail, or can't be run, are errors where they stand.
+pub fn prove(profile: &Profile, map: &DeviceMap, found: &mut Diagnostics) -> Proven {
+    let base = profile.address_base.as_ref().map_or(0, |base| base.0);
+    let mut proofs = Vec::new();
+    for example in profile.examples.iter().flat_map(|examples| &examples.value.0) {
+        let Example { title, registers: Some(memory), expect: Some(expect), faulty: false } = &example.value
+        else {
+            continue;
+        };
+        let title = title.as_ref().map_or("", |title| &title.0);
+        let held = Held::new(memory, base, found);
+        prove_example(title, &held, expect, map, &mut proofs, found);
+    }
+    let proven: BTreeSet<&str> = proofs.iter().map(|proof: &Proof| proof.point.as_str()).collect();
+    let is_open = |point: &&Point| point.published && !proven.contains(&*point.name);
+    let uncovered = map.points.iter().filter(is_open).map(|point| point.name.clone()).collect();
+    let name = profile.profile.as_ref().map_or(String::new(), |name| name.0.clone());
+    Proven { profile: name, proofs, uncovered }
+}
+
+fn prove_example(
+    title: &str,
+    held: &Held,
+    expect: &Names<Expected>,
+    map: &DeviceMap,
+    proofs: &mut Vec<Proof>,
+    found: &mut Diagnostics,
+) {
+    for (name, expected) in &expect.0 {
+        let Some(expected) = expected else { continue };
+        let Some(at) = map.points.iter().position(|point| *point.name == *name.value) else {
+            report_unknown(name, map, found);
+            continue;
+        };
+        let ix = PointIx(at as u32);
+        let needs: Vec<PointIx> = map.needs(ix).into_iter().collect();
+        let readings: BTreeSet<ReadingIx> = needs.iter().filter_map(|ix| reading_of(map, *ix)).collect();
+        let readings: Vec<ReadingIx> = readings.into_iter().collect();
+        let places = || readings.iter().map(|ix| &map.readings[ix.0 as usize].place);
+        let absent: Vec<String> = places().flat_map(cells).filter_map(|cell| held.absent(cell)).collect();
+        if !absent.is_empty() {
+            let absent = absent.join(", ");
+            found
+                .error(
+                    codes::EXAMPLE_LACKS,
+                    &name.span,
+                    format!("'{}' is read from more than is given", name.value),
+                )
+                .help(format!("add to the registers: {absent}"));
+            continue;
+        }
+        let raws: Vec<Result<Raw, Cause>> = readings.iter().map(|ix| held.decode(map, *ix)).collect();
+        let shown_raws = raws.iter().map(shown_raw).collect::<Vec<_>>().join(", ");
+        let read =
+            Read { every: Every::Once, readings: readings.clone(), points: needs, publishes: Vec::new() };
+        let mut samples = Vec::new();
+        evaluate(map, &read, &raws, &mut Vec::new(), &mut samples);
+        let value = samples.into_iter().find(|(point, _)| *point == ix).map(|(_, value)| value);
+        let value = value.unwrap_or(Err(Cause::Dependency));
+        let point = &map.points[at];
+        let proof = Proof {
+            title: title.to_string(),
+            point: name.value.clone(),
+            registers: places().map(|place| held.shown(place)).collect::<Vec<_>>().join(", "),
+            raw: shown_raws,
+            decoded: shown(&value, point),
+            expected: expected.to_string(),
+            holds: agrees(expected, &value, point),
+        };
+        if !proof.holds {
+            report_failed(&name.span, &proof, found);
+        }
+        proofs.push(proof);
+    }
+}
+
+fn report_unknown(name: &At<String>, map: &DeviceMap, found: &mut Diagnostics) {
+    let near = did_you_mean(found, &name.value, map.points.iter().map(|point| &*point.name));
+    let message = format!("there is no point '{}' to expect anything of{near}", name.value);
+    found.error(codes::UNKNOWN_POINT, &name.span, message);
+}
+
+fn report_failed(at: &Span, proof: &Proof, found: &mut Diagnostics) {
+    let Proof { point, registers, raw, decoded, expected, .. } = proof;
+    found
+        .error(codes::EXAMPLE_FAILS, at, format!("'{point}' is {decoded}, and {expected} is expected"))
+        .help(format!(
+            "from {registers}, raw {raw}: look at the type, the order, the scale, and the address"
+        ));
+}
+
+/// What an example's registers hold.
+struct Held {
+    /// By address on the wire.
+    words: BTreeMap<(Table, i64), u16>,
+    /// What the file's addresses are more than the wire's.
+    base: i64,
+}
+
+impl Held {
+    fn new(memory: &Memory, base: i64, found: &mut Diagnostics) -> Self {
+        let mut held = Self { words: BTreeMap::new(), base };
+        held.take(Table::Coil, memory.coil.as_ref().map(|at| &at.value), found);
+        held.take(Table::Discrete, memory.discrete.as_ref().map(|at| &at.value), found);
+        held.take(Table::Input, memory.input.as_ref().map(|at| &at.value), found);
+        held.take(Table::Holding, memory.holding.as_ref().map(|at| &at.value), found);
+        held
+    }
+
+    fn take<const MOST: i64>(&mut self, table: Table, cells: Option<&Cells<MOST>>, found: &mut Diagnostics) {
+        for (first, List(run)) in cells.iter().flat_map(|cells| &cells.0) {
+            for (address, At { value: Int(word), span }) in (first.value - self.base..).zip(run) {
+                let word = u16::try_from(*word).unwrap_or(u16::MAX);
+                if self.words.insert((table, address), word).is_some() {
+                    let message = format!("{} {} is given twice", table.key(), address + self.base);
+                    found.error(codes::DUPLICATE_VALUE, span, message);
+                }
+            }
+        }
+    }
+
+    /// `input 41`, as the file counts, unless it is there.
+    fn absent(&self, (table, address): (Table, u16)) -> Option<String> {
+        let address = i64::from(address);
+        let there = self.words.contains_key(&(table, address));
+        (!there).then(|| format!("{} {}", table.key(), address + self.base))
+    }
+
+    fn word(&self, cell: (Table, u16)) -> u16 {
+        self.words.get(&(cell.0, i64::from(cell.1))).copied().unwrap_or_default()
+    }
+
+    fn decode(&self, map: &DeviceMap, reading: ReadingIx) -> Result<Raw, Cause> {
+        let reading = &map.readings[reading.0 as usize];
+        if reading.place.table().is_some_and(Table::is_bits) {
+            return Ok(Raw::Bool(cells(&reading.place).any(|cell| self.word(cell) != 0)));
+        }
+        let bytes: Vec<u8> = cells(&reading.place).flat_map(|cell| self.word(cell).to_be_bytes()).collect();
+        decode::registers(&reading.decode, &bytes)
+    }
+
+    /// `input 40: 0x08FC 0x0000`, as the file counts.
+    fn shown(&self, place: &Place) -> String {
+        let Some((table, first)) = cells(place).next() else { return String::new() };
+        let word = |cell| match table.is_bits() {
+            true => self.word(cell).to_string(),
+            false => format!("0x{:04X}", self.word(cell)),
+        };
+        let words: Vec<String> = cells(place).map(word).collect();
+        format!("{} {}: {}", table.key(), i64::from(first) + self.base, words.join(" "))
+    }
+}
+
+/// A place's addresses, in the order of its registers.
+fn cells(place: &Place) -> Box<dyn Iterator<Item = (Table, u16)> + '_> {
+    match place {
+        Place::Run { table, address, count } => {
+            Box::new((0..*count).map(|i| (*table, address.saturating_add(i))))
+        }
+        Place::Scattered { table, addresses } => Box::new(addresses.iter().map(|address| (*table, *address))),
+        Place::Node(_) => Box::new(std::iter::empty()),
+    }
+}
+
+fn reading_of(map: &DeviceMap, ix: PointIx) -> Option<ReadingIx> {
+    match map.points[ix.0 as usize].source {
+        Source::Reading(reading) => Some(reading),
+        Source::Sum(_) => None,
+    }
+}
+
+/// Is it what is expected? Numbers exactly; what is a float is compared as the float nearest to the expectation.
+fn agrees(expected: &Expected, value: &Result<Value, Cause>, point: &Point) -> bool {
+    match (expected, value) {
+        (Expected::Bad, value) => value.is_err(),
+        (Expected::Bool(expected), Ok(Value::Bool(bit))) => expected == bit,
+        (Expected::Number(expected), Ok(Value::Number(number))) => expected == number,
+        (Expected::Number(expected), Ok(Value::Float32(float))) => expected.to_f64() as f32 == *float,
+        (Expected::Number(expected), Ok(Value::Float64(float))) => expected.to_f64() == *float,
+        (Expected::Text(expected), Ok(Value::Text(text))) => **expected == **text,
+        (Expected::Flags(expected), Ok(Value::Flags(word))) => {
+            let Select::Flags(names) = &point.transform.select else { return false };
+            expected.iter().all(|(name, flag)| {
+                let bit = names.iter().find(|(known, _)| **known == *name.value);
+                bit.zip(*flag).is_some_and(|((_, bit), flag)| (word >> bit & 1 == 1) == flag.0)
+            })
+        }
+        _ => false,
+    }
+}
+
+fn shown(value: &Result<Value, Cause>, point: &Point) -> String {
+    match value {
+        Err(cause) => format!("bad ({cause})"),
+        Ok(Value::Text(text)) => format!("'{text}'"),
+        Ok(value) => {
+            let mut out = Vec::new();
+            encode::write_value(value, point, &mut out);
+            String::from_utf8_lossy(&out).into_owned()
+        }
+    }
+}
+
+fn shown_raw(raw: &Result<Raw, Cause>) -> String {
+    match raw {
+        Ok(Raw::Bool(bit)) => bit.to_string(),
+        Ok(Raw::Int(number)) => number.to_string(),
+        Ok(Raw::Uint(number)) => number.to_string(),
+        Ok(Raw::Float32(number)) => number.to_string(),
+        Ok(Raw::Float64(number)) => number.to_string(),
+        Ok(Raw::Text(text)) => format!("'{text}'"),
+        Err(cause) => cause.to_string(),
+    }
+}
