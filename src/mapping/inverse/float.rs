@@ -37,7 +37,8 @@ impl Format {
     /// The ordinal of the nearest value; `None` when it lies beyond the largest.
     pub fn nearest(self, value: f64) -> Option<i64> {
         let size = value.abs();
-        if size.is_nan() || size > self.largest() {
+        // A quotient of what was read may be rounded to just above the largest.
+        if size.is_nan() || size > self.largest() * (1.0 + 1e-12) {
             return None;
         }
         let ordinal = match self {
