@@ -84,6 +84,7 @@ codes! {
     NOT_WRITABLE = "E080", "A point to write in a place that no request can write.";
     WRITE_FUNCTION = "E081", "A function code that does not write the point, or that the device does not have.";
     WRITE_RANGE = "E082", "Values to write that are none, or that the point cannot have.";
+    NODE_ID = "E098", "A node id that OPC UA does not have.";
     UNUSED_CONNECTION = "W001", "A connection that no device uses.";
     CLEAR_PASSWORD = "W002", "A password that travels unencrypted.";
     UNUSED_RATE = "W003", "An interval for a rate that no point has.";

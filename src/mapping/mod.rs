@@ -5,6 +5,7 @@ pub mod compile;
 pub mod compiled;
 pub mod device;
 pub mod inverse;
+pub mod node;
 pub mod profile;
 pub mod transform;
 pub mod write;
