@@ -83,6 +83,11 @@ impl Shipped {
         points.filter_map(|(name, point)| Some((name.value.as_str(), point.as_ref()?)))
     }
 
+    /// Has it nodes of an OPC UA server, and no registers?
+    pub fn is_opc_ua(&self) -> bool {
+        self.points().all(|(_, point)| point.node.is_some())
+    }
+
     /// What its requests respect.
     pub fn limits(&self) -> Limits {
         let written = self.written.limits.as_ref();
