@@ -17,6 +17,7 @@ use crate::mapping::device::{Device, Limits};
 use crate::mapping::profile::LOCATIONS;
 use crate::mapping::written::Access;
 use crate::model::diagnostic::Diagnostics;
+use crate::model::place::Place;
 
 /// Unit ids of devices on a serial line (MODBUS over serial line V1.02, 2.2); 0 is the broadcast.
 const SERIAL_UNITS: std::ops::RangeInclusive<i64> = 1..=247;
@@ -83,6 +84,7 @@ pub fn compile(
             }
         }
     };
+    let map = map.filter(|map| check_protocol(name, map, found));
     let groups = match &map {
         Some(map) if !written.faulty => {
             check_published(name, map, found).and_then(|()| rates::groups(name, written, map, found))
@@ -103,6 +105,18 @@ pub fn compile(
         _ => None,
     };
     Outcome { device, points: (!profile_missing).then(|| writable(&points, written)) }
+}
+
+/// All connections speak Modbus; profiles may have nodes.
+fn check_protocol(name: &At<String>, map: &DeviceMap, found: &mut Diagnostics) -> bool {
+    let modbus = map.readings.iter().all(|reading| !matches!(reading.place, Place::Node(_)));
+    if !modbus {
+        let message = format!("device '{}' has OPC UA nodes, and its connection speaks Modbus", name.value);
+        found
+            .error(codes::UNSUPPORTED, &name.span, message)
+            .help("connections to OPC UA servers are not supported by this version");
+    }
+    modbus
 }
 
 fn unit_id(name: &At<String>, written: &Written, serial: bool, found: &mut Diagnostics) -> Option<u8> {

@@ -86,6 +86,7 @@ codes! {
     WRITE_RANGE = "E082", "Values to write that are none, or that the point cannot have.";
     EXAMPLE_FAILS = "E090", "An example whose registers give another value than is expected.";
     EXAMPLE_LACKS = "E091", "An example that does not give all registers of a point.";
+    NODE_ID = "E098", "A node id that OPC UA does not have.";
     UNUSED_CONNECTION = "W001", "A connection that no device uses.";
     CLEAR_PASSWORD = "W002", "A password that travels unencrypted.";
     UNUSED_RATE = "W003", "An interval for a rate that no point has.";

@@ -6,6 +6,7 @@ pub mod compiled;
 pub mod device;
 pub mod example;
 pub mod inverse;
+pub mod node;
 pub mod profile;
 pub mod transform;
 pub mod write;

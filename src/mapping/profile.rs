@@ -1,6 +1,7 @@
 //! Profiles as written: what a device is. The only list of their keys.
 
 use super::example::Example;
+use super::node::NodeId;
 use super::written::{
     Access, ByteWord, CharsWord, ClockWord, DeadbandWord, FunctionWord, InvalidByType, InvalidWords, Labels,
     Mask, OrderWord, ProfileName, RangeWord, TypeWord, ZoneWord,
@@ -91,6 +92,8 @@ document! {
         optional holding: Registers,
         /// Paper notation, counted from 1: 30001 is the first input register, 400001 the first holding register.
         optional r#ref: Int<1, 465_536>,
+        /// OPC UA node id: ns=2;s=Line1.Speed, or with the namespace's URI, nsu=URI;s=….
+        optional node: NodeId,
         /// Other points and their factors.
         optional sum: Names<Number>,
         /// What the registers hold.
@@ -144,18 +147,17 @@ document! {
         /// What it is, for people.
         optional desc: Text,
     }
-    unsupported: [("node", "OPC UA")]
 }
 
 /// The keys that say where a point's value is.
-pub const LOCATIONS: [&str; 6] = ["coil", "discrete", "input", "holding", "ref", "sum"];
+pub const LOCATIONS: [&str; 7] = ["coil", "discrete", "input", "holding", "ref", "node", "sum"];
 
 impl Point {
     /// This point with single keys replaced. A new location replaces the old one.
     pub fn with_patch(mut self, patch: Self) -> Self {
         if LOCATIONS.iter().any(|key| patch.given(key).is_some()) {
             (self.coil, self.discrete, self.input, self.holding) = (None, None, None, None);
-            (self.r#ref, self.sum) = (None, None);
+            (self.r#ref, self.node, self.sum) = (None, None, None);
         }
         if ["bit", "bits", "mask"].iter().any(|key| patch.given(key).is_some()) {
             (self.bit, self.bits, self.mask) = (None, None, None);

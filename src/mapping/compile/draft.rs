@@ -73,6 +73,8 @@ pub fn draft(
     let (key, span) = location(name, point, found)?;
     let source = match key {
         "sum" => sum(point, found).map(|source| (source, None)),
+        "node" => node_reading(name, point, found)
+            .map(|(reading, kind)| (DraftSource::Reading(reading), Some(kind))),
         _ => reading(name, point, defaults, span, found)
             .map(|(reading, kind)| (DraftSource::Reading(reading), Some(kind))),
     };
@@ -171,6 +173,30 @@ fn sum(point: &Point, found: &mut Diagnostics) -> Option<DraftSource> {
     }
     let parts = at.value.0.iter().map(|(name, factor)| Some((name.clone(), factor.as_ref()?.0)));
     Some(DraftSource::Sum(parts.collect::<Option<_>>()?))
+}
+
+/// The reading of an OPC UA node, and its type. The server sends a value with its type: nothing is cut or ordered.
+fn node_reading(name: &At<String>, point: &Point, found: &mut Diagnostics) -> Option<(Reading, TypeWord)> {
+    const OF_REGISTERS: [&str; 7] = ["order", "byte", "length", "chars", "format", "zone", "alone"];
+    const NOT_THERE: [TypeWord; 4] = [TypeWord::Float16, TypeWord::Bcd16, TypeWord::Bcd32, TypeWord::Mod10k];
+    forbid(point, &OF_REGISTERS, "an OPC UA node", found);
+    let id = point.node.as_ref()?;
+    let Some(at) = &point.r#type else {
+        found
+            .error(codes::NO_TYPE, &name.span, format!("point '{}' is a node and has no type", name.value))
+            .help("such as type: float32 for Float, int32 for Int32, uint8 for Byte, bool for Boolean");
+        return None;
+    };
+    if NOT_THERE.contains(&at.value) {
+        let message = format!("OPC UA has no type '{}'", at.word());
+        found.error(codes::TYPE_MISMATCH, &at.span, message);
+        return None;
+    }
+    if at.value == TypeWord::Bool {
+        forbid(point, &["bit", "bits", "mask"], "a bool", found);
+    }
+    let decode = Decode { kind: at.value.kind(), order: Order::Abcd, byte: None, chars: Chars::Both };
+    Some((Reading { place: Place::Node(id.value.0.as_str().into()), decode }, at.value))
 }
 
 /// The reading of a register or bit, and its type.

@@ -67,7 +67,7 @@ pub fn location<'p>(
                 &name.span,
                 format!("point '{}' does not say where its value is", name.value),
             )
-            .help("add one of coil, discrete, input, holding, ref, sum");
+            .help("add one of coil, discrete, input, holding, ref, node, sum");
         return None;
     };
     if let Some((second, span)) = given.next() {

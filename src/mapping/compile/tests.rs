@@ -121,6 +121,21 @@ fn adjacent_listed_registers_are_a_run() {
 }
 
 #[test]
+fn a_node_is_scaled_and_labelled_like_a_register() {
+    let id = r#"nsu=http://vendor/uri;s="Line1"."Speed""#;
+    let map = map_of(&format!(
+        "order: CDAB\ninvalid: {{int32: -1}}\npoints:\n  speed: {{node: '{id}', type: int32, scale: 0.1}}\n  \
+         state: {{node: ns=0;i=2259, type: int32, enum: {{0: running}}}}\n  ready: {{node: i=7, type: uint16, bit: 3}}\n"
+    ));
+    assert_eq!(map.readings[0].place, Place::Node(id.into()));
+    assert_eq!((map.readings[0].decode.kind, map.readings[0].decode.order), (Kind::Int32, Order::Abcd));
+    assert_eq!(map.points[0].transform.scale, Some("0.1".parse().unwrap()));
+    assert_eq!(map.points[0].transform.invalid, [Raw::Int(-1)]);
+    assert_eq!(map.points[1].transform.labels[&0].as_ref(), "running");
+    assert_eq!(map.points[2].transform.select, Select::Bit(3));
+}
+
+#[test]
 fn points_of_one_register_share_a_reading() {
     let map = map_of(
         "points:\n  a: {holding: 3, bit: 1}\n  b: {holding: 3, type: uint16, mask: 0xF0}\n  \

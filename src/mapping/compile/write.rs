@@ -66,6 +66,9 @@ fn writable<'d>(name: &str, draft: &'d Draft, access: &Span, found: &mut Diagnos
     let DraftSource::Reading(reading) = &draft.source else {
         return refuse("it is computed from other points", "write those, or remove access");
     };
+    if let Place::Node(_) = reading.place {
+        return refuse("this version writes no OPC UA nodes", "remove access");
+    }
     let Place::Run { table, count, .. } = reading.place else {
         return refuse("no single request reaches registers that are far apart", "remove access");
     };
