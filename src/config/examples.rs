@@ -8,7 +8,7 @@ use crate::document::read::At;
 use crate::document::suggest::did_you_mean;
 use crate::document::types::{Int, List, Names};
 use crate::drivers::modbus::decode;
-use crate::mapping::compiled::{DeviceMap, Point, PointIx, ReadingIx, Select, Source};
+use crate::mapping::compiled::{DeviceMap, Kind, Point, PointIx, ReadingIx, Select, Source};
 use crate::mapping::device::{Every, Read};
 use crate::mapping::example::{Cells, Example, Expected, Memory};
 use crate::mapping::profile::Profile;
@@ -53,12 +53,19 @@ pub fn prove(profile: &Profile, map: &DeviceMap, found: &mut Diagnostics) -> Pro
     let base = profile.address_base.as_ref().map_or(0, |base| base.0);
     let mut proofs = Vec::new();
     for example in profile.examples.iter().flat_map(|examples| &examples.value.0) {
-        let Example { title, registers: Some(memory), expect: Some(expect), faulty: false } = &example.value
-        else {
+        let Example { title, registers, values, expect: Some(expect), faulty: false } = &example.value else {
             continue;
         };
+        if registers.is_none() && values.is_none() {
+            found
+                .error(codes::EXAMPLE_LACKS, &example.span, "an example that gives nothing")
+                .help("write what the device holds: registers: {input: {40: [0x08FC, 0]}}, or values: {speed: 3} of nodes");
+            continue;
+        }
         let title = title.as_ref().map_or("", |title| &title.0);
-        let held = Held::new(memory, base, found);
+        let mut held = Held { words: BTreeMap::new(), nodes: BTreeMap::new(), base };
+        registers.iter().for_each(|memory| held.take_memory(&memory.value, found));
+        values.iter().for_each(|values| held.take_values(&values.value, map, found));
         prove_example(title, &held, expect, map, &mut proofs, found);
     }
     let proven: BTreeSet<&str> = proofs.iter().map(|proof: &Proof| proof.point.as_str()).collect();
@@ -88,15 +95,14 @@ fn prove_example(
         let readings: Vec<ReadingIx> = readings.into_iter().collect();
         let places = || readings.iter().map(|ix| &map.readings[ix.0 as usize].place);
         let absent: Vec<String> = places().flat_map(cells).filter_map(|cell| held.absent(cell)).collect();
-        if !absent.is_empty() {
-            let absent = absent.join(", ");
-            found
-                .error(
-                    codes::EXAMPLE_LACKS,
-                    &name.span,
-                    format!("'{}' is read from more than is given", name.value),
-                )
-                .help(format!("add to the registers: {absent}"));
+        let lacks_node = readings.iter().any(|ix| held.lacks_node(map, *ix));
+        if !absent.is_empty() || lacks_node {
+            let help = match absent.is_empty() {
+                true => "add the values of all nodes that it is computed from: values: {…}".into(),
+                false => format!("add to the registers: {}", absent.join(", ")),
+            };
+            let message = format!("'{}' is read from more than is given", name.value);
+            found.error(codes::EXAMPLE_LACKS, &name.span, message).help(help);
             continue;
         }
         let raws: Vec<Result<Raw, Cause>> = readings.iter().map(|ix| held.decode(map, *ix)).collect();
@@ -111,7 +117,7 @@ fn prove_example(
         let proof = Proof {
             title: title.to_string(),
             point: name.value.clone(),
-            registers: places().map(|place| held.shown(place)).collect::<Vec<_>>().join(", "),
+            registers: readings.iter().map(|ix| held.shown(map, *ix)).collect::<Vec<_>>().join(", "),
             raw: shown_raws,
             decoded: shown(&value, point),
             expected: expected.to_string(),
@@ -139,22 +145,43 @@ fn report_failed(at: &Span, proof: &Proof, found: &mut Diagnostics) {
         ));
 }
 
-/// What an example's registers hold.
+/// What an example gives.
 struct Held {
     /// By address on the wire.
     words: BTreeMap<(Table, i64), u16>,
+    /// What nodes hold.
+    nodes: BTreeMap<ReadingIx, Result<Raw, Cause>>,
     /// What the file's addresses are more than the wire's.
     base: i64,
 }
 
 impl Held {
-    fn new(memory: &Memory, base: i64, found: &mut Diagnostics) -> Self {
-        let mut held = Self { words: BTreeMap::new(), base };
-        held.take(Table::Coil, memory.coil.as_ref().map(|at| &at.value), found);
-        held.take(Table::Discrete, memory.discrete.as_ref().map(|at| &at.value), found);
-        held.take(Table::Input, memory.input.as_ref().map(|at| &at.value), found);
-        held.take(Table::Holding, memory.holding.as_ref().map(|at| &at.value), found);
-        held
+    fn take_memory(&mut self, memory: &Memory, found: &mut Diagnostics) {
+        self.take(Table::Coil, memory.coil.as_ref().map(|at| &at.value), found);
+        self.take(Table::Discrete, memory.discrete.as_ref().map(|at| &at.value), found);
+        self.take(Table::Input, memory.input.as_ref().map(|at| &at.value), found);
+        self.take(Table::Holding, memory.holding.as_ref().map(|at| &at.value), found);
+    }
+
+    fn take_values(&mut self, values: &Names<Expected>, map: &DeviceMap, found: &mut Diagnostics) {
+        for (name, given) in &values.0 {
+            let Some(given) = given else { continue };
+            let Some(at) = map.points.iter().position(|point| *point.name == *name.value) else {
+                report_unknown(name, map, found);
+                continue;
+            };
+            let reading = reading_of(map, PointIx(at as u32));
+            let node = reading.filter(|ix| matches!(map.readings[ix.0 as usize].place, Place::Node(_)));
+            let raw = node.and_then(|ix| Some((ix, raw_of(given, map.readings[ix.0 as usize].decode.kind)?)));
+            if let Some((ix, raw)) = raw {
+                self.nodes.insert(ix, raw);
+                continue;
+            }
+            let message = format!("{given} is nothing that the node of '{}' may hold", name.value);
+            found
+                .error(codes::EXAMPLE_LACKS, &name.span, message)
+                .help("values are those of points with a node; all others are given by their registers");
+        }
     }
 
     fn take<const MOST: i64>(&mut self, table: Table, cells: Option<&Cells<MOST>>, found: &mut Diagnostics) {
@@ -176,11 +203,18 @@ impl Held {
         (!there).then(|| format!("{} {}", table.key(), address + self.base))
     }
 
+    fn lacks_node(&self, map: &DeviceMap, ix: ReadingIx) -> bool {
+        matches!(map.readings[ix.0 as usize].place, Place::Node(_)) && !self.nodes.contains_key(&ix)
+    }
+
     fn word(&self, cell: (Table, u16)) -> u16 {
         self.words.get(&(cell.0, i64::from(cell.1))).copied().unwrap_or_default()
     }
 
     fn decode(&self, map: &DeviceMap, reading: ReadingIx) -> Result<Raw, Cause> {
+        if let Some(given) = self.nodes.get(&reading) {
+            return given.clone();
+        }
         let reading = &map.readings[reading.0 as usize];
         if reading.place.table().is_some_and(Table::is_bits) {
             return Ok(Raw::Bool(cells(&reading.place).any(|cell| self.word(cell) != 0)));
@@ -190,7 +224,11 @@ impl Held {
     }
 
     /// `input 40: 0x08FC 0x0000`, as the file counts.
-    fn shown(&self, place: &Place) -> String {
+    fn shown(&self, map: &DeviceMap, reading: ReadingIx) -> String {
+        let place = &map.readings[reading.0 as usize].place;
+        if let Place::Node(node) = place {
+            return format!("node {node}");
+        }
         let Some((table, first)) = cells(place).next() else { return String::new() };
         let word = |cell| match table.is_bits() {
             true => self.word(cell).to_string(),
@@ -199,6 +237,23 @@ impl Held {
         let words: Vec<String> = cells(place).map(word).collect();
         format!("{} {}: {}", table.key(), i64::from(first) + self.base, words.join(" "))
     }
+}
+
+/// What a server gives for a node of this type.
+fn raw_of(given: &Expected, kind: Kind) -> Option<Result<Raw, Cause>> {
+    let raw = match (given, kind) {
+        (Expected::Bad, _) => return Some(Err(Cause::Invalid)),
+        (Expected::Bool(bit), _) => Raw::Bool(*bit),
+        (Expected::Text(text), _) => Raw::Text(text.as_str().into()),
+        (Expected::Number(number), Kind::Float16 | Kind::Float32) => Raw::Float32(number.to_f64() as f32),
+        (Expected::Number(number), Kind::Float64) => Raw::Float64(number.to_f64()),
+        (Expected::Number(number), _) => match number.to_i64() {
+            Some(whole) => u64::try_from(whole).map_or(Raw::Int(whole), Raw::Uint),
+            None => Raw::Float64(number.to_f64()),
+        },
+        (Expected::Flags(_), _) => return None,
+    };
+    Some(Ok(raw))
 }
 
 /// A place's addresses, in the order of its registers.

@@ -20,7 +20,9 @@ document! {
         /// What it shows.
         optional title: Text,
         /// What the registers hold.
-        required registers: Memory,
+        optional registers: Memory,
+        /// What the nodes of points hold, by the points' names; null: nothing good.
+        optional values: Names<Expected>,
         /// The points' values then; null: no good value.
         required expect: Names<Expected>,
     }
@@ -71,7 +73,7 @@ impl<const MOST: i64> Read for Cells<MOST> {
     }
 }
 
-/// What a point is expected to be.
+/// What a point is expected to be, or what its node holds.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expected {
     /// `null`: there is no good value.
