@@ -133,7 +133,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn write(path: &Path, text: &str, force: bool) -> Result<()> {
+/// Writes a file; one that exists is replaced only when that is wanted.
+pub fn write(path: &Path, text: &str, force: bool) -> Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).create_new(!force);
     let mut file = options.open(path).with_context(|| match force {

@@ -10,6 +10,7 @@ mod address;
 mod checked;
 mod columns;
 mod draft;
+pub mod export;
 mod names;
 pub mod note;
 mod numbers;
