@@ -33,7 +33,7 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("calamine", &["interchange/spreadsheet.rs"]),
     ("zip", &["interchange/spreadsheet.rs"]),
     ("csv", &["interchange/sheet.rs", "interchange/export.rs"]),
-    ("toml", &["interchange/telegraf"]),
+    ("toml", &["interchange/tree.rs"]),
     ("serde_yaml", &["document/"]),
     ("rumqttc", &["northbound/mqtt", "demo/"]),
     ("serial2", &["drivers/modbus/port.rs"]),

@@ -9,8 +9,9 @@ use clap::{Args, ValueEnum};
 use super::{Outcome, site};
 use crate::document::source;
 use crate::interchange::note::Severity;
+use crate::interchange::sheet::text;
 use crate::interchange::table::{self, Column, Imported, Options};
-use crate::interchange::{MAX_FILE_BYTES, profile_name};
+use crate::interchange::{MAX_FILE_BYTES, home_assistant, neuron, profile_name, telegraf};
 use crate::model::place::Table;
 
 #[derive(Debug, Args)]
@@ -18,6 +19,12 @@ pub struct ImportArgs {
     /// A register table (.csv, .tsv, .xlsx), or what --from says; - for standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// What the file is, when it's another gateway's
+    ///
+    /// Telegraf's and Home Assistant's become a site file, Neuron's tags a profile (or a site, when they are of several
+    /// stations).
+    #[arg(long, value_enum, value_name = "GATEWAY", conflicts_with_all = ["map", "base", "table", "sheet"])]
+    from: Option<Gateway>,
     /// Which column is which, where its title is not known, for instance --map type='Data format'
     #[arg(long, value_name = "COLUMN=TITLE", value_parser = mapping)]
     map: Vec<(Column, String)>,
@@ -39,6 +46,16 @@ pub struct ImportArgs {
     /// Replace the output if it exists
     #[arg(long, requires = "output")]
     force: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Gateway {
+    /// telegraf.conf with [[inputs.modbus]]
+    Telegraf,
+    /// configuration.yaml with modbus:
+    HomeAssistant,
+    /// a table of tags, as Neuron exports it
+    Neuron,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -74,16 +91,42 @@ pub fn import(args: ImportArgs) -> Result<Outcome> {
     let shown = args.file.display().to_string();
     let bytes = read(&args.file)?;
     let profile = args.profile.clone().unwrap_or_else(|| profile_name(&args.file, args.output.as_deref()));
+    let file =
+        args.file.file_name().map_or_else(|| shown.clone(), |name| name.to_string_lossy().into_owned());
+    // A site has a single word for its name.
+    let site = profile.rsplit('/').next().unwrap_or_default();
+    let imported = match args.from {
+        None => table(&args, &bytes, profile, file).with_context(|| shown.clone() + hint(&args.file)),
+        Some(Gateway::Telegraf) => {
+            telegraf::import(&text(&bytes), site, &file).with_context(|| shown.clone())
+        }
+        Some(Gateway::HomeAssistant) => {
+            home_assistant::import(&text(&bytes), site, &file).with_context(|| shown.clone())
+        }
+        Some(Gateway::Neuron) => neuron::import(&bytes, &profile, &file).with_context(|| shown.clone()),
+    };
+    finish(&args, &shown, &imported?)
+}
+
+/// For files that are no tables by their names.
+fn hint(file: &Path) -> &'static str {
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("conf" | "toml") => " (is it Telegraf's? --from telegraf)",
+        Some("yaml" | "yml") => " (is it Home Assistant's? --from home-assistant)",
+        _ => "",
+    }
+}
+
+fn table(args: &ImportArgs, bytes: &[u8], profile: String, file: String) -> Result<Imported> {
     let options = Options {
         map: args.map.clone(),
         base: args.base,
         sheet: args.sheet.clone(),
         table: args.table.map(TableWord::table),
         profile,
-        file: args.file.file_name().map_or_else(|| shown.clone(), |name| name.to_string_lossy().into_owned()),
+        file,
     };
-    let imported = table::import(&bytes, &options).with_context(|| shown.clone())?;
-    finish(&args, &shown, &imported)
+    Ok(table::import(bytes, &options)?)
 }
 
 /// Prints what is to be said, and writes what there is to write.
@@ -97,7 +140,7 @@ fn finish(args: &ImportArgs, shown: &str, imported: &Imported) -> Result<Outcome
         );
     }
     if imported.points == 0 {
-        errln!("{shown}: no points, {} left out: nothing is written", site::plural(imported.left_out, "row"));
+        errln!("{shown}: no points, {} left out: nothing is written", imported.left_out);
         return Ok(Outcome::Failed);
     }
     let target = match &args.output {
@@ -111,7 +154,7 @@ fn finish(args: &ImportArgs, shown: &str, imported: &Imported) -> Result<Outcome
         }
     };
     let points = site::plural(imported.points, "point");
-    errln!("{target}: {points}, {} left out", site::plural(imported.left_out, "row"));
+    errln!("{target}: {points}, {} left out", imported.left_out);
     let is_whole = imported.notes.iter().all(|note| note.severity != Severity::Error);
     Ok(if is_whole { Outcome::Fine } else { Outcome::Failed })
 }

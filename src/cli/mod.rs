@@ -126,9 +126,9 @@ enum Command {
     Scan(scan::ScanArgs),
     /// Show the request that writes a value, byte by byte; nothing is sent
     Write(write::WriteArgs),
-    /// Turn a vendor's register table (CSV, Excel) into a profile
+    /// Turn a vendor's register table (CSV, Excel), or another gateway's configuration, into YAML
     ///
-    /// The profile goes to standard output, what could not be carried over to standard error, with row and column.
+    /// The YAML goes to standard output, what could not be carried over to standard error, with row and column.
     Import(import::ImportArgs),
     /// Turn a profile into a register table (CSV) for a spreadsheet
     ///

@@ -14,7 +14,7 @@ const MAX_PASSES: usize = 16;
 pub fn profile(head: &Head, drafts: Vec<Draft>, notes: &mut Notes) -> (String, Vec<Draft>, usize) {
     let before = drafts.len();
     // One by one first: the checker keeps some hundred findings of a file only.
-    let mut drafts: Vec<Draft> = drafts.into_iter().filter(|draft| alone(head, draft, notes)).collect();
+    let mut drafts: Vec<Draft> = drafts.into_iter().filter(|draft| alone(draft, notes)).collect();
     for _ in 0..MAX_PASSES {
         let written = yaml::profile(head, &drafts);
         let findings = errors(&written.text);
@@ -39,12 +39,13 @@ pub fn profile(head: &Head, drafts: Vec<Draft>, notes: &mut Notes) -> (String, V
 }
 
 /// Is a point sound by itself? Its scale factor is looked at later.
-fn alone(head: &Head, draft: &Draft, notes: &mut Notes) -> bool {
+pub fn alone(draft: &Draft, notes: &mut Notes) -> bool {
     if matches!(draft.spot, Spot::Node(_)) {
         return true;
     }
     let bare = Draft { scale_from: None, heading: None, ..draft.clone() };
-    let written = yaml::profile(head, std::slice::from_ref(&bare));
+    let head = Head { profile: "imported/alone".into(), ..Head::default() };
+    let written = yaml::profile(&head, std::slice::from_ref(&bare));
     let findings = errors(&written.text);
     match findings.first() {
         Some(finding) => {
@@ -64,7 +65,10 @@ fn errors(text: &str) -> Vec<Diagnostic> {
 }
 
 /// The drafts whose lines have findings, each once.
-fn refused<'f>(written: &Written, findings: &'f [Diagnostic]) -> Vec<(usize, &'f Diagnostic)> {
+pub fn refused<'f>(
+    written: &Written,
+    findings: impl IntoIterator<Item = &'f Diagnostic>,
+) -> Vec<(usize, &'f Diagnostic)> {
     let mut refused: Vec<(usize, &Diagnostic)> = Vec::new();
     for finding in findings {
         let Some(span) = &finding.span else { continue };
@@ -80,7 +84,8 @@ fn refused<'f>(written: &Written, findings: &'f [Diagnostic]) -> Vec<(usize, &'f
     refused
 }
 
-fn note(draft: &Draft, finding: &Diagnostic) -> Note {
+/// What the checker says of a point, at the point's own line.
+pub fn note(draft: &Draft, finding: &Diagnostic) -> Note {
     let note = Note::error(draft.line, finding.message.clone());
     match &finding.help {
         Some(help) => note.help(help.clone()),

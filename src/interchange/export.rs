@@ -72,7 +72,12 @@ pub fn export(profile: &LoadedProfile) -> Option<Exported> {
     let mut rows: Vec<Cells> = Vec::new();
     let points: HashMap<&str, &WrittenPoint> = written_points(written).collect();
     let mut left_out = 0;
-    for (name, item) in items(map) {
+    let place: HashMap<&str, usize> =
+        written_points(written).enumerate().map(|(at, (name, _))| (name, at)).collect();
+    let mut items: Vec<_> = items(map).collect();
+    // The map has a point behind those that it is computed from; people look for them where they wrote them.
+    items.sort_by_key(|(name, _)| place.get(name).copied().unwrap_or(usize::MAX));
+    for (name, item) in items {
         let item = match item {
             Ok(item) => item,
             Err(why) => {
@@ -120,7 +125,7 @@ fn unused<'p>(profile: &'p Profile, map: &DeviceMap) -> Vec<&'p str> {
     internal.map(|(name, _)| name).filter(|name| !known.contains(name)).collect()
 }
 
-/// All points in the order of the map, then those that can only be written.
+/// All points in the order of the map, and those that can only be written.
 fn items(map: &DeviceMap) -> impl Iterator<Item = (&str, Result<Item<'_>, &'static str>)> {
     let target = |name: &str| map.writes.iter().find(|target| *target.name == *name);
     let readable = map.points.iter().map(move |point| {

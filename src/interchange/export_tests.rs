@@ -116,13 +116,13 @@ points:
         notes,
         [
             "t: warning: not in the table: title, limits",
-            "t: warning: point 'helper': not in the table: internal",
             "t: warning: point 'level': not in the table: the unit 'C', which is read back as '°C', deadband, alone",
             "t: error: point 'far' is not in the table: its registers are far apart",
             "t: error: point 'both' is not in the table: it is a sum of other points",
             "t: warning: point 'word': not in the table: bits (the whole register is)",
             "t: warning: point 'limit': not in the table: the range of what may be written, refresh, the order of what is written",
             "t: warning: point 'mode': not in the table: enum, the function code that writes it",
+            "t: warning: point 'helper': not in the table: internal",
             "t: error: point 'nobody' is not in the table: nothing uses it, and it is not published",
         ]
     );

@@ -83,7 +83,7 @@ fn ascii(c: char) -> Option<&'static str> {
 }
 
 /// Names that are taken, each with the number that the next one alike is tried with.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Taken(HashMap<String, usize>);
 
 impl Taken {

@@ -7,7 +7,7 @@ use super::names;
 use super::note::{Note, Notes};
 use super::numbers::{self, NoNumber};
 use super::orders;
-use super::sheet::Row;
+use super::sheet::{DATE, Row};
 use super::titles::Column;
 use super::types::{self, TypeCell};
 use super::words::{access_of, enumeration, function_access, function_codes, raws, table_of, unit};
@@ -36,6 +36,13 @@ pub struct Rows<'t> {
 impl Rows<'_> {
     /// The point of a row, without a unique name. Errors are what the row is left out for; smaller things go to `notes`.
     pub fn draft(&self, row: &Row, notes: &mut Notes) -> Result<Draft, Note> {
+        if let Some((column, ..)) = Column::TITLES.iter().find(|(column, ..)| self.cell(row, *column) == DATE)
+        {
+            let message = "the spreadsheet has made a date of this cell, and what was typed is lost";
+            return Err(self
+                .error(row, *column, message)
+                .help("format the column as text, and type it again"));
+        }
         let (spot, rest) = self.spot(row)?;
         let Spot::Register(table, _) = spot else { return Ok(self.node(row, spot, notes)) };
         let kind = match table.is_bits() {

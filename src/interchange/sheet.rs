@@ -11,6 +11,9 @@ pub const MAX_COLUMNS: usize = 256;
 /// Longest cell, in bytes: that of a text of a profile.
 pub const MAX_CELL: usize = 4_096;
 
+/// What a cell says that a spreadsheet has made a date of: 3-4 and 1/10 are gone then.
+pub const DATE: &str = "#DATE";
+
 /// What separates the cells of a text.
 pub const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
 

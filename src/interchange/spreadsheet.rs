@@ -8,7 +8,7 @@ use std::io::{Cursor, Read};
 use calamine::{Data, DataRef, Reader as _, SheetType, SheetVisible, Xlsx, XlsxError};
 use zip::ZipArchive;
 
-use super::sheet::{MAX_CELL, MAX_COLUMNS, MAX_ROWS, Row, Sheet, clean};
+use super::sheet::{DATE, MAX_CELL, MAX_COLUMNS, MAX_ROWS, Row, Sheet, clean};
 use crate::document::scalar::shortened;
 
 /// Most bytes that a spreadsheet may unpack to. A register list of 10,000 rows has about 6 MB.
@@ -122,8 +122,7 @@ fn text(value: &DataRef<'_>) -> String {
         DataRef::String(text) => clean(text),
         DataRef::SharedString(text) => clean(text),
         DataRef::Bool(flag) => flag.to_string(),
-        // Excel takes 3-4 and 1/10 for dates; what was typed is lost.
-        DataRef::DateTime(_) | DataRef::DateTimeIso(_) | DataRef::DurationIso(_) => "#DATE".into(),
+        DataRef::DateTime(_) | DataRef::DateTimeIso(_) | DataRef::DurationIso(_) => DATE.into(),
         DataRef::Error(error) => Data::Error(error.clone()).to_string(),
         DataRef::Empty => String::new(),
     }
