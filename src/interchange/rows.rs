@@ -366,7 +366,8 @@ impl Rows<'_> {
             }),
         };
         if known != Access::Read && matches!(table, Table::Input | Table::Discrete) {
-            let message = format!("a {} can only be read: access r", table.key());
+            let what = if table == Table::Input { "an input register" } else { "a discrete input" };
+            let message = format!("{what} can only be read: access r");
             notes.push(self.warning(row, Column::Access, message));
             return Access::Read;
         }
