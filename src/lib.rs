@@ -11,6 +11,7 @@
 //! - [`pipeline`] batch → mapping → message per route
 //! - [`northbound`] the forwarder and its sinks
 //! - [`config`] site file → plan
+//! - [`interchange`] register tables and other gateways' configurations, in and out
 //! - [`runtime`] starts, watches and stops tasks
 //! - [`demo`] a simulated plant and an embedded broker
 //! - [`cli`] the command line
@@ -21,6 +22,7 @@ pub mod config;
 pub mod demo;
 pub mod document;
 pub mod drivers;
+pub mod interchange;
 pub mod mapping;
 pub mod metrics;
 pub mod model;

@@ -42,6 +42,8 @@ mod check;
 mod connection;
 mod demo;
 mod explain;
+mod export;
+mod import;
 mod live;
 mod logging;
 mod plan;
@@ -124,6 +126,14 @@ enum Command {
     Scan(scan::ScanArgs),
     /// Show the request that writes a value, byte by byte; nothing is sent
     Write(write::WriteArgs),
+    /// Turn a vendor's register table (CSV, Excel), or another gateway's configuration, into YAML
+    ///
+    /// The YAML goes to standard output, what could not be carried over to standard error, with row and column.
+    Import(import::ImportArgs),
+    /// Turn a profile into a register table (CSV) for a spreadsheet
+    ///
+    /// What a table can't carry is listed on standard error.
+    Export(export::ExportArgs),
     /// Print the JSON Schema of site files or profiles, for editors
     Schema {
         /// Which file
@@ -284,6 +294,8 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Test(args) => test::test(&args),
         Command::Plan(args) => block_on(plan::plan(args)),
         Command::Schema { kind } => check::schema(kind),
+        Command::Export(args) => export::export(&args),
+        Command::Import(args) => import::import(args),
         Command::Write(args) => write::write(&args),
         Command::Probe(args) => block_on(probe::probe(args)),
         Command::Scan(args) => block_on(scan::scan(args)),

@@ -65,6 +65,8 @@ impl Loaded {
 pub struct LoadedProfile {
     /// The profile's name, when it has one.
     pub name: Option<String>,
+    /// The profile as it is written.
+    pub written: Option<Profile>,
     /// Its map; `None` when there are errors.
     pub map: Option<Arc<DeviceMap>>,
     /// What its examples prove.
@@ -152,11 +154,30 @@ fn beside(folder: &Path, route: &mut plan::Route) {
 /// Reads and checks a profile that no site uses yet.
 pub fn load_profile(path: &Path) -> LoadedProfile {
     let mut found = Diagnostics::default();
-    let profile = source::read(path, &mut found).and_then(|file| library::read_profile(&file, &mut found));
-    let name = profile.as_ref().and_then(|entry| entry.written.profile.as_ref()).map(|at| at.value.0.clone());
-    let proven = profile.as_ref().map(|entry| entry.proven.clone()).unwrap_or_default();
-    let map = profile.and_then(|entry| entry.map).filter(|_| !found.has_errors());
-    LoadedProfile { name, map, proven, diagnostics: found.sorted() }
+    let file = source::read(path, &mut found);
+    profile(file, found)
+}
+
+/// The same for a profile whose text is at hand; `name` is how diagnostics call it.
+pub fn load_profile_text(name: &str, text: &str) -> LoadedProfile {
+    let file = Arc::new(SourceFile { path: name.into(), text: text.into() });
+    profile(Some(file), Diagnostics::default())
+}
+
+fn profile(file: Option<Arc<SourceFile>>, mut found: Diagnostics) -> LoadedProfile {
+    let Some(entry) = file.and_then(|file| library::read_profile(&file, &mut found)) else {
+        return LoadedProfile {
+            name: None,
+            written: None,
+            map: None,
+            proven: Proven::default(),
+            diagnostics: found.sorted(),
+        };
+    };
+    let name = entry.written.profile.as_ref().map(|at| at.value.0.clone());
+    let map = entry.map.filter(|_| !found.has_errors());
+    let (written, proven) = (Some(entry.written), entry.proven);
+    LoadedProfile { name, written, map, proven, diagnostics: found.sorted() }
 }
 
 /// The JSON Schema (draft 2020-12) of a document, from the same declarations that read it.

@@ -29,8 +29,8 @@ pub fn read(path: &Path, found: &mut Diagnostics) -> Option<Arc<SourceFile>> {
     }
 }
 
-/// At most one byte more than the limit, and nothing of what is no regular file or is too large to begin with.
-fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
+/// Reads at most one byte more than the limit, and nothing of what is no regular file or is too large to begin with.
+pub fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
     // Checked before opening: opening a FIFO without a writer waits for ever.
     if !std::fs::metadata(path)?.is_file() {
         return Err(std::io::Error::other("it is no regular file"));

@@ -12,6 +12,7 @@ mod write;
 
 use std::collections::BTreeMap;
 
+pub use self::draft::DEFAULT_RATE;
 use super::compiled::{DeviceMap, Order};
 use super::device;
 use super::profile::{Limits, Point, Profile};
