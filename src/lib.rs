@@ -21,6 +21,9 @@ pub mod config;
 pub mod demo;
 pub mod document;
 pub mod drivers;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod mapping;
 pub mod metrics;
 pub mod model;

@@ -92,7 +92,30 @@ pub fn load_text(name: &str, text: &str, options: &LoadOptions) -> Loaded {
     Loaded { site, diagnostics: found.sorted() }
 }
 
+/// The same without any file: beside the built-in profiles there are only those given, with their names and texts.
+#[cfg(fuzzing)]
+pub(crate) fn load_from_memory(text: &str, profiles: &[(String, &str)]) -> Loaded {
+    let mut found = Diagnostics::default();
+    let file = Arc::new(SourceFile { path: "site.yaml".into(), text: text.into() });
+    let library = library::Library::in_memory(profiles, &mut found);
+    let site = compile(&file, library, None, &mut found);
+    Loaded { site, diagnostics: found.sorted() }
+}
+
 fn read_site(file: &Arc<SourceFile>, options: &LoadOptions, found: &mut Diagnostics) -> Option<plan::Site> {
+    let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
+    let library = library::Library::new(folder, &options.mapping_dirs);
+    let mut site = compile(file, library, options.port_links.as_deref(), found)?;
+    site.routes.iter_mut().for_each(|route| beside(folder, route));
+    Some(site)
+}
+
+fn compile(
+    file: &Arc<SourceFile>,
+    mut library: library::Library,
+    port_links: Option<&Path>,
+    found: &mut Diagnostics,
+) -> Option<plan::Site> {
     let node = yaml::parse(file, found)?;
     if is_profile(&node) {
         found
@@ -102,12 +125,9 @@ fn read_site(file: &Arc<SourceFile>, options: &LoadOptions, found: &mut Diagnost
     }
     let written = written::Site::read(&node, &mut Reader { file, found })?;
     drop(node);
-    ports::check(&written, options.port_links.as_deref(), found);
-    let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
-    let mut library = library::Library::new(folder, &options.mapping_dirs);
-    let mut site = site::compile(&written, &mut library, found)?;
+    ports::check(&written, port_links, found);
+    let site = site::compile(&written, &mut library, found)?;
     fit::check(&written, &site, found);
-    site.routes.iter_mut().for_each(|route| beside(folder, route));
     Some(site)
 }
 
@@ -137,7 +157,19 @@ fn beside(folder: &Path, route: &mut plan::Route) {
 /// Reads and checks a profile that no site uses yet.
 pub fn load_profile(path: &Path) -> LoadedProfile {
     let mut found = Diagnostics::default();
-    let profile = source::read(path, &mut found).and_then(|file| library::read_profile(&file, &mut found));
+    let file = source::read(path, &mut found);
+    profile(file, found)
+}
+
+/// The same for a profile whose text is at hand.
+#[cfg(fuzzing)]
+pub(crate) fn profile_from_memory(text: &str) -> LoadedProfile {
+    let file = SourceFile { path: "profile.yaml".into(), text: text.into() };
+    profile(Some(Arc::new(file)), Diagnostics::default())
+}
+
+fn profile(file: Option<Arc<SourceFile>>, mut found: Diagnostics) -> LoadedProfile {
+    let profile = file.and_then(|file| library::read_profile(&file, &mut found));
     let name = profile.as_ref().and_then(|entry| entry.written.profile.as_ref()).map(|at| at.value.0.clone());
     let map = profile.and_then(|entry| entry.map).filter(|_| !found.has_errors());
     LoadedProfile { name, map, diagnostics: found.sorted() }
