@@ -63,7 +63,10 @@ fn registers(input: &mut Input<'_>) {
     let (pick, at, count) = (input.byte(), u32::from(input.word()), u16::from(input.byte()));
     let data = input.rest();
     let raw = decode::registers(&decode, data);
-    let has_length = decode.kind.registers().is_none_or(|registers| data.len() == usize::from(registers) * 2);
+    let has_length = match decode.kind.registers() {
+        Some(registers) => data.len() == usize::from(registers) * 2,
+        None => data.len().is_multiple_of(2),
+    };
     if !has_length {
         assert_eq!(raw, Err(Cause::Garbled), "{decode:?}");
     } else if let Ok(raw) = &raw {

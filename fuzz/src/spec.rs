@@ -77,7 +77,7 @@ pub fn mbap(transaction: u16, body: &[u8]) -> Vec<u8> {
 
 /// Is this RTU frame an answer to the read, with data or an exception?
 pub fn is_rtu_answer(request: Request, frame: &[u8]) -> bool {
-    is_closed(frame) && is_answer(request, &frame[..frame.len() - 2])
+    frame.len() >= 4 && is_answer(request, &frame[..frame.len() - 2]) && is_closed(frame)
 }
 
 /// Are this unit id and PDU an answer to the read, with data or an exception?
@@ -103,6 +103,16 @@ pub fn holds_rtu_answer(request: Request, bytes: &[u8]) -> bool {
 pub fn holds_rtu_echo(request: Request, bytes: &[u8]) -> bool {
     let echo = rtu(&asked(request));
     windows(bytes, echo.len()).any(|frame| frame == echo)
+}
+
+/// Does the answer to the read begin somewhere in these RTU bytes, without its end?
+pub fn holds_unfinished_answer(request: Request, bytes: &[u8]) -> bool {
+    let (function, length) = (function(request.block.table), data_length(request));
+    let begins = |rest: &[u8], head: &[u8]| head.iter().zip(rest).all(|(a, b)| a == b);
+    (0..bytes.len()).map(|at| &bytes[at..]).any(|rest| {
+        (rest.len() < length + 5 && begins(rest, &[request.unit, function, length as u8]))
+            || (rest.len() < 5 && begins(rest, &[request.unit, function | 0x80]))
+    })
 }
 
 /// Does `needle` lie in `bytes`?
