@@ -26,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
 /// Frames that are good but for what the input changes, with whatever else it holds between them.
 fn stream(request: Request, input: &mut Input<'_>) -> Vec<u8> {
     let mut stream = Vec::new();
-    while !input.is_empty() && stream.len() < 4 * LONGEST_FRAME {
+    while !input.is_empty() && stream.len() < 2 * LONGEST_FRAME {
         let function = spec::function(request.block.table);
         let kind = input.byte();
         let mut piece = match kind % 6 {
@@ -81,7 +81,7 @@ fn read_in_pieces(request: Request, stream: &[u8], cuts: u16) {
             Scan::More if arrived == stream.len() => break,
             Scan::More => {
                 random = random.wrapping_mul(1_103_515_245).wrapping_add(12_345);
-                let most = if cuts & 1 == 0 { 1 + (random >> 16) as usize % 9 } else { LONGEST_FRAME };
+                let most = if cuts & 1 == 0 { 1 + (random >> 16) as usize % 29 } else { LONGEST_FRAME };
                 let vacant = inbox.vacant();
                 let count = most.min(vacant.len()).min(stream.len() - arrived);
                 vacant[..count].copy_from_slice(&stream[arrived..arrived + count]);

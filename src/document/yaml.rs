@@ -84,7 +84,9 @@ pub fn parse(file: &Arc<SourceFile>, found: &mut Diagnostics) -> Option<Node> {
             Err(error) => Some(syntax_fault(&error, &file.text)),
         };
         if let Some(fault) = fault {
-            let span = Span { file: Arc::clone(file), range: fault.at..fault.at + fault.length };
+            // What is missing at the end of the text is missing behind its last character.
+            let end = (fault.at + fault.length).min(file.text.len());
+            let span = Span { file: Arc::clone(file), range: fault.at.min(end)..end };
             let diagnostic = found.error(fault.code, &span, fault.message);
             if let Some(help) = fault.help {
                 diagnostic.help(help);
@@ -417,6 +419,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_finding_at_the_very_end_lies_within_the_text() {
+        let file = Arc::new(SourceFile { path: "f".into(), text: "site: !!st*".into() });
+        let mut found = Diagnostics::default();
+        assert!(parse(&file, &mut found).is_none());
+        assert_eq!(found.sorted()[0].span.as_ref().unwrap().range, 11..11);
+    }
+
     proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "(?s)[-a1:{}\\[\\],&*!'\"% \t\n#|>é]{0,200}") {
@@ -426,6 +436,8 @@ mod tests {
             prop_assert_eq!(node.is_none(), found.has_errors());
             for diagnostic in found.sorted() {
                 prop_assert!(!diagnostic.to_string().is_empty());
+                let range = &diagnostic.span.as_ref().unwrap().range;
+                prop_assert!(range.start <= range.end && range.end <= file.text.len(), "{range:?}");
             }
         }
     }
