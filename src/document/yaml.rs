@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_yaml::{ErrorKind, Event, Parser, ScalarStyle, ScanError, options};
 
 use super::codes;
+use super::scalar::shortened;
 use crate::model::diagnostic::{Diagnostics, SourceFile, Span};
 
 /// Deepest nesting of lists and maps; a site file needs about 6.
@@ -151,7 +152,7 @@ impl Builder {
                 codes::YAML_TAG,
                 at,
                 length,
-                format!("the tag {} is not understood", tag.original()),
+                format!("the tag {} is not understood", shortened(&tag.original())),
             )
             .help("remove it: types follow from the keys"));
         }
@@ -425,6 +426,16 @@ mod tests {
         let mut found = Diagnostics::default();
         assert!(parse(&file, &mut found).is_none());
         assert_eq!(found.sorted()[0].span.as_ref().unwrap().range, 11..11);
+    }
+
+    #[test]
+    fn a_tag_with_an_escape_code_does_not_reach_the_terminal() {
+        let text = format!("a: !!x%1b%5b2J{} 1", "y".repeat(1_000));
+        let file = Arc::new(SourceFile { path: "f".into(), text });
+        let mut found = Diagnostics::default();
+        assert!(parse(&file, &mut found).is_none());
+        let message = &found.sorted()[0].message;
+        assert!(message.len() < 100 && !message.contains(char::is_control), "{message:?}");
     }
 
     proptest! {

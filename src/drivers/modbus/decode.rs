@@ -150,6 +150,7 @@ fn text(decode: &Decode, words: &[u8]) -> Box<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mapping::compiled::Clock;
     use proptest::prelude::*;
 
     fn decode(kind: Kind, order: Order) -> Decode {
