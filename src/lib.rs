@@ -22,6 +22,9 @@ pub mod config;
 pub mod demo;
 pub mod document;
 pub mod drivers;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod interchange;
 pub mod mapping;
 pub mod metrics;

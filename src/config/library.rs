@@ -54,6 +54,16 @@ impl Library {
         Self { folders, read: HashMap::new() }
     }
 
+    /// These profiles and those built in, without any folder.
+    #[cfg(fuzzing)]
+    pub fn in_memory(profiles: &[(String, &str)], found: &mut Diagnostics) -> Self {
+        let mut entry = |(name, text): &(String, &str)| {
+            let file = SourceFile { path: format!("mappings/{name}.yaml"), text: text.to_string() };
+            (name.clone(), read_profile(&Arc::new(file), found).map(Arc::new))
+        };
+        Self { folders: Vec::new(), read: profiles.iter().map(&mut entry).collect() }
+    }
+
     /// A profile. What is wrong with it is reported the first time; that it is missing, at each place that wants it.
     pub fn get(&mut self, name: &At<ProfileName>, found: &mut Diagnostics) -> Option<Arc<Entry>> {
         let key = &name.value.0;

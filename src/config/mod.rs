@@ -102,10 +102,35 @@ pub fn load_text(name: &str, text: &str, options: &LoadOptions) -> Loaded {
     Loaded { site, proven, diagnostics: found.sorted() }
 }
 
+/// The same without any file: beside the built-in profiles there are only those given, with their names and texts.
+#[cfg(fuzzing)]
+pub(crate) fn load_from_memory(text: &str, profiles: &[(String, &str)]) -> Loaded {
+    let mut found = Diagnostics::default();
+    let file = Arc::new(SourceFile { path: "site.yaml".into(), text: text.into() });
+    let mut library = library::Library::in_memory(profiles, &mut found);
+    let site = compile(&file, &mut library, None, &mut found);
+    Loaded { site, proven: library.proven(), diagnostics: found.sorted() }
+}
+
 fn read_site(
     file: &Arc<SourceFile>,
     options: &LoadOptions,
     proven: &mut Vec<Proven>,
+    found: &mut Diagnostics,
+) -> Option<plan::Site> {
+    let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
+    let mut library = library::Library::new(folder, &options.mapping_dirs);
+    let site = compile(file, &mut library, options.port_links.as_deref(), found);
+    *proven = library.proven();
+    let mut site = site?;
+    site.routes.iter_mut().for_each(|route| beside(folder, route));
+    Some(site)
+}
+
+fn compile(
+    file: &Arc<SourceFile>,
+    library: &mut library::Library,
+    port_links: Option<&Path>,
     found: &mut Diagnostics,
 ) -> Option<plan::Site> {
     let node = yaml::parse(file, found)?;
@@ -117,14 +142,9 @@ fn read_site(
     }
     let written = written::Site::read(&node, &mut Reader { file, found })?;
     drop(node);
-    ports::check(&written, options.port_links.as_deref(), found);
-    let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
-    let mut library = library::Library::new(folder, &options.mapping_dirs);
-    let site = site::compile(&written, &mut library, found);
-    *proven = library.proven();
-    let mut site = site?;
+    ports::check(&written, port_links, found);
+    let site = site::compile(&written, library, found)?;
     fit::check(&written, &site, found);
-    site.routes.iter_mut().for_each(|route| beside(folder, route));
     Some(site)
 }
 

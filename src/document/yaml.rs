@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_yaml::{ErrorKind, Event, Parser, ScalarStyle, ScanError, options};
 
 use super::codes;
+use super::scalar::shortened;
 use crate::model::diagnostic::{Diagnostics, SourceFile, Span};
 
 /// Deepest nesting of lists and maps; a site file needs about 6.
@@ -84,7 +85,9 @@ pub fn parse(file: &Arc<SourceFile>, found: &mut Diagnostics) -> Option<Node> {
             Err(error) => Some(syntax_fault(&error, &file.text)),
         };
         if let Some(fault) = fault {
-            let span = Span { file: Arc::clone(file), range: fault.at..fault.at + fault.length };
+            // What is missing at the end of the text is missing behind its last character.
+            let end = (fault.at + fault.length).min(file.text.len());
+            let span = Span { file: Arc::clone(file), range: fault.at.min(end)..end };
             let diagnostic = found.error(fault.code, &span, fault.message);
             if let Some(help) = fault.help {
                 diagnostic.help(help);
@@ -149,7 +152,7 @@ impl Builder {
                 codes::YAML_TAG,
                 at,
                 length,
-                format!("the tag {} is not understood", tag.original()),
+                format!("the tag {} is not understood", shortened(&tag.original())),
             )
             .help("remove it: types follow from the keys"));
         }
@@ -417,6 +420,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_finding_at_the_very_end_lies_within_the_text() {
+        let file = Arc::new(SourceFile { path: "f".into(), text: "site: !!st*".into() });
+        let mut found = Diagnostics::default();
+        assert!(parse(&file, &mut found).is_none());
+        assert_eq!(found.sorted()[0].span.as_ref().unwrap().range, 11..11);
+    }
+
+    #[test]
+    fn a_tag_with_an_escape_code_does_not_reach_the_terminal() {
+        let text = format!("a: !!x%1b%5b2J{} 1", "y".repeat(1_000));
+        let file = Arc::new(SourceFile { path: "f".into(), text });
+        let mut found = Diagnostics::default();
+        assert!(parse(&file, &mut found).is_none());
+        let message = &found.sorted()[0].message;
+        assert!(message.len() < 100 && !message.contains(char::is_control), "{message:?}");
+    }
+
     proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "(?s)[-a1:{}\\[\\],&*!'\"% \t\n#|>é]{0,200}") {
@@ -426,6 +447,8 @@ mod tests {
             prop_assert_eq!(node.is_none(), found.has_errors());
             for diagnostic in found.sorted() {
                 prop_assert!(!diagnostic.to_string().is_empty());
+                let range = &diagnostic.span.as_ref().unwrap().range;
+                prop_assert!(range.start <= range.end && range.end <= file.text.len(), "{range:?}");
             }
         }
     }

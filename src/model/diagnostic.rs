@@ -170,6 +170,11 @@ fn floor_char(text: &str, at: usize) -> usize {
 /// Source lines longer than this are cut in excerpts, so that a hostile file can't flood a terminal.
 const LONGEST_EXCERPT: usize = 160;
 
+/// What a file quotes may hold the escape codes of terminals.
+fn blanked(text: &str) -> impl Iterator<Item = char> {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c })
+}
+
 /// `FILE:LINE:COL: error[E017]: message`, the source line, a caret, and the help.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -177,15 +182,11 @@ impl fmt::Display for Diagnostic {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
+        let message: String = blanked(&self.message).collect();
         if let Some(span) = &self.span {
             let (line, column) = span.line_column();
-            writeln!(f, "{}:{line}:{column}: {severity}[{}]: {}", span.file.path, self.code, self.message)?;
-            let source: String = span
-                .line()
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .take(LONGEST_EXCERPT)
-                .collect();
+            writeln!(f, "{}:{line}:{column}: {severity}[{}]: {message}", span.file.path, self.code)?;
+            let source: String = blanked(span.line()).take(LONGEST_EXCERPT).collect();
             let number = line.to_string();
             writeln!(f, " {number} | {source}")?;
             if column <= LONGEST_EXCERPT {
@@ -197,10 +198,10 @@ impl fmt::Display for Diagnostic {
                 writeln!(f, " {:w$} | {:>column$}{}", "", "^", "^".repeat(width - 1), w = number.len())?;
             }
         } else {
-            writeln!(f, "{severity}[{}]: {}", self.code, self.message)?;
+            writeln!(f, "{severity}[{}]: {message}", self.code)?;
         }
         match &self.help {
-            Some(help) => writeln!(f, "   = help: {help}"),
+            Some(help) => writeln!(f, "   = help: {}", blanked(help).collect::<String>()),
             None => Ok(()),
         }
     }
@@ -230,6 +231,16 @@ mod tests {
         later.error_nowhere("E001", "b");
         all.absorb(later);
         assert_eq!(all.sorted().len(), 2);
+    }
+
+    #[test]
+    fn no_escape_code_of_a_terminal_is_shown() {
+        let text = "a: \u{1b}[2J".to_string();
+        let file = Arc::new(SourceFile { path: "f".into(), text });
+        let mut all = Diagnostics::default();
+        all.error("E001", &Span { file, range: 3..4 }, "it is \u{1b}[2J").help("not \u{9b}1m");
+        let shown = all.sorted()[0].to_string();
+        assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
     }
 
     #[test]

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -71,7 +73,10 @@ impl Control {
                 accepted = self.listener.accept(), if answering.len() < AT_ONCE => match accepted {
                     Ok((stream, _)) => {
                         let explainer = explainer.clone();
-                        answering.spawn(async move { timeout(PATIENCE, answer(stream, &explainer)).await });
+                        answering.spawn(async move {
+                            let (read, write) = stream.into_split();
+                            timeout(PATIENCE, answer(read, write, &explainer)).await
+                        });
                     }
                     // Out of descriptors, for instance: not at full speed.
                     Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -88,8 +93,11 @@ impl Drop for Control {
     }
 }
 
-async fn answer(stream: UnixStream, explainer: &Explainer) -> io::Result<()> {
-    let (read, mut write) = stream.into_split();
+pub(crate) async fn answer(
+    read: impl AsyncRead + Unpin,
+    mut write: impl AsyncWrite + Unpin,
+    explainer: &Explainer,
+) -> io::Result<()> {
     let mut question = String::new();
     BufReader::new(read.take(LONGEST_QUESTION)).read_line(&mut question).await?;
     let mut text = reply(question.trim_end(), explainer).to_string();

@@ -99,7 +99,7 @@ fn load(path: &Path) -> Result<BTreeSet<Ban>, StateError> {
     parse(&text)
 }
 
-fn parse(text: &str) -> Result<BTreeSet<Ban>, StateError> {
+pub(crate) fn parse(text: &str) -> Result<BTreeSet<Ban>, StateError> {
     let document: Value =
         serde_json::from_str(text).map_err(|error| StateError::Damaged(error.to_string()))?;
     let missing = |what: &str| StateError::Damaged(format!("no {what}"));
@@ -125,7 +125,7 @@ fn ban_of(json: &Value) -> Option<Ban> {
     })
 }
 
-fn render(bans: &BTreeSet<Ban>) -> String {
+pub(crate) fn render(bans: &BTreeSet<Ban>) -> String {
     let entry = |ban: &Ban| {
         let Ban { link, unit, table, address, count } = ban;
         json!({ "link": link, "unit": unit, "table": table.key(), "address": address, "count": count })

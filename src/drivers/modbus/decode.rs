@@ -37,6 +37,9 @@ pub fn cut(cut: &Cut, data: &[u8]) -> Result<Raw, Cause> {
 /// Decodes whole registers, given as their bytes in the order of the wire.
 pub fn registers(decode: &Decode, words: &[u8]) -> Result<Raw, Cause> {
     use Kind::*;
+    if !words.len().is_multiple_of(2) {
+        return Err(Cause::Garbled);
+    }
     Ok(match decode.kind {
         Bool => Raw::Bool(word(decode, words)? != 0),
         Int8 => Raw::Int(i64::from(half(decode, words)?.cast_signed())),
@@ -147,6 +150,7 @@ fn text(decode: &Decode, words: &[u8]) -> Box<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mapping::compiled::Clock;
     use proptest::prelude::*;
 
     fn decode(kind: Kind, order: Order) -> Decode {
@@ -172,6 +176,17 @@ mod tests {
     }
 
     const ORDERS: [Order; 4] = [Order::Abcd, Order::Cdab, Order::Badc, Order::Dcba];
+
+    #[test]
+    fn half_a_register_is_garbled_whatever_the_type() {
+        let fields = Kind::Datetime(Clock { format: ClockFormat::Fields, utc: false });
+        let date = [7, 233, 0, 10, 0, 23, 0, 10, 0, 30, 0, 15];
+        assert!(registers(&decode(fields, Order::Abcd), &date).is_ok());
+        for kind in [fields, Kind::String, Kind::Mod10k, Kind::Uint16] {
+            let decode = decode(kind, Order::Abcd);
+            assert_eq!(registers(&decode, &[&date[..], &[0]].concat()), Err(Cause::Garbled), "{kind:?}");
+        }
+    }
 
     proptest! {
         #[test]
