@@ -82,7 +82,7 @@ async fn ask(wire: &mut Wire<DuplexStream>, request: Request) -> Result<Vec<u16>
 const BOTH: [Framing; 2] = [Framing::Mbap, Framing::Rtu];
 
 #[tokio::test(start_paused = true)]
-async fn a_late_answer_is_never_taken_for_a_later_one() {
+async fn quirk_14_a_late_answer_is_never_taken_for_a_later_one() {
     for framing in BOTH {
         for late in [220, 300, 450, 590] {
             let (mut wire, mut far) = link(framing);

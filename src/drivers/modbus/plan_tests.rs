@@ -216,7 +216,7 @@ fn an_atom_too_wide_for_one_request_reads_its_high_word_again() {
 }
 
 #[test]
-fn a_scale_factor_is_read_with_each_value_it_scales_and_not_by_itself() {
+fn quirk_23_a_scale_factor_is_read_with_each_value_it_scales_and_not_by_itself() {
     let places = vec![run(Table::Holding, 10, 1), run(Table::Holding, 14, 1), run(Table::Holding, 200, 1)];
     let device = with_points(device(places, limits(125, 0)), |points| {
         points[1].transform.scale_from = Some(PointIx(0));

@@ -38,7 +38,7 @@ fn run(table: Table, address: u16, count: u16) -> Place {
 }
 
 #[test]
-fn orders_are_those_of_the_wire() {
+fn quirk_20_orders_are_those_of_the_wire() {
     let order = |text: &str| reading(text).decode.order;
     for (word, expected) in
         [("ABCD", Order::Abcd), ("CDAB", Order::Cdab), ("BADC", Order::Badc), ("DCBA", Order::Dcba)]
@@ -78,7 +78,7 @@ fn the_profiles_order_is_for_numbers_of_several_registers() {
 }
 
 #[test]
-fn paper_references_count_from_one_whatever_the_base() {
+fn quirk_01_paper_references_count_from_one_whatever_the_base() {
     for (reference, place) in [
         (1, run(Table::Coil, 0, 1)),
         (9_999, run(Table::Coil, 9_998, 1)),
@@ -100,7 +100,7 @@ fn paper_references_count_from_one_whatever_the_base() {
 }
 
 #[test]
-fn base_one_subtracts_one() {
+fn quirk_01_base_one_subtracts_one() {
     let map = map_of(
         "address_base: 1\npoints:\n  a: {holding: 1, type: uint16}\n  b: {holding: [65536, 5], type: int32}\n",
     );
