@@ -112,6 +112,20 @@ fn quirk_01_base_one_subtracts_one() {
 }
 
 #[test]
+fn quirk_04_a_computed_number_is_an_address_like_any_other() {
+    // Danfoss VLT: parameter × 10, counted from 1. ABB ACS580: 100 × group + index for 16 bits, and
+    // 20000 + 200 × group + 2 × index for 32 bits, counted from 1.
+    for (number, kind, place) in [
+        (1611 * 10, "int32", run(Table::Holding, 16_109, 2)),
+        (100 + 7, "int16", run(Table::Holding, 106, 1)),
+        (20_000 + 200 * 99 + 2 * 50, "uint32", run(Table::Holding, 39_899, 2)),
+    ] {
+        let map = map_of(&format!("address_base: 1\npoints:\n  a: {{holding: {number}, type: {kind}}}\n"));
+        assert_eq!(map.readings[0].place, place);
+    }
+}
+
+#[test]
 fn adjacent_listed_registers_are_a_run() {
     assert_eq!(reading("{input: [7, 8], type: uint32}").place, run(Table::Input, 7, 2));
     assert_eq!(
