@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(json(Value::Float32(67_108_864.0)), "67108864");
         assert_eq!(json(Value::Float32(67_108_871.0)), "67108870");
         assert_eq!(json(Value::Float32(230.4)), "230.4");
-        assert_eq!(json(Value::Float32(1234.567_9)), "1234.5679");
+        assert_eq!(json(Value::Float32(1_234.567_9)), "1234.5679");
     }
 
     proptest! {
