@@ -7,7 +7,8 @@
 //!   the same unit's answer to an earlier request that comes later than the late window, or twice and far apart.
 //! - The clock is paused and the dice are seeded: a run is repeatable, and takes the time of its computing.
 //!
-//! `TAKTBUS_HOSTILE_EXCHANGES=1000000 cargo test --release --test hostile_modbus` is the long run.
+//! `TAKTBUS_HOSTILE_EXCHANGES=1000000 cargo test --release --test hostile_modbus` is the long run; `.ci/run` does half of it in
+//! the debug build.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

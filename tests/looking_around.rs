@@ -128,7 +128,7 @@ async fn best(connection: &str, address: &str, expect: &str) -> Json {
 }
 
 #[tokio::test]
-async fn the_expected_value_is_found_with_its_type_order_scale_and_address() {
+async fn quirk_02_the_expected_value_is_found_with_its_type_order_scale_and_address() {
     let plant = tcp_plant().await;
     assert_eq!(
         best(&plant, "100", "230±10").await,

@@ -196,7 +196,7 @@ async fn values_of_a_foreign_rtu_server_are_right() {
 }
 
 #[tokio::test]
-async fn values_of_a_foreign_rtu_server_behind_a_socket_are_right() {
+async fn quirk_18_values_of_a_foreign_rtu_server_behind_a_socket_are_right() {
     let (far, mut near) = SerialStream::pair().unwrap();
     tokio::spawn(rtu::Server::new(far).serve_forever(Memory));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

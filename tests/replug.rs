@@ -31,7 +31,7 @@ fn connection(port: &std::path::Path) -> String {
 }
 
 #[tokio::test]
-async fn an_adapter_that_is_replugged_a_hundred_times_is_polled_again_and_leaks_nothing() {
+async fn quirk_17_an_adapter_that_is_replugged_a_hundred_times_is_polled_again_and_leaks_nothing() {
     let all = LocalSet::new();
     timeout(PATIENCE, all.run_until(replug())).await.unwrap();
 }

@@ -181,7 +181,7 @@ async fn a_server_that_refuses_is_waited_for_without_a_storm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_whose_one_client_is_another_is_waited_for_without_a_storm() {
+async fn quirk_11_a_server_whose_one_client_is_another_is_waited_for_without_a_storm() {
     LocalSet::new()
         .run_until(is_waited_for_without_a_storm(Manner::ClosesAtOnce, "closed by the far side"))
         .await;
@@ -262,7 +262,7 @@ async fn a_connection_that_is_half_open_is_replaced_and_never_doubled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_rests_of_a_connection_are_kept_at_the_far_end() {
+async fn quirk_11_the_rests_of_a_connection_are_kept_at_the_far_end() {
     let test = async {
         let more = ", delay_after_connect: 500ms, delay_between_requests: 70ms";
         let (mut session, server) = session(Manner::Well, more, &devices(&[1, 2, 3], "300ms"));
@@ -305,7 +305,7 @@ impl Open for Line {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_frame_gap_of_a_line_is_kept_at_the_far_end() {
+async fn quirk_15_the_frame_gap_of_a_line_is_kept_at_the_far_end() {
     let test = async {
         // At 9600 baud 8E1 the silence is 4 ms where nothing is said.
         for (more, gap) in [(", frame_gap: 25ms", 25), ("", 4)] {

@@ -143,6 +143,7 @@ pub fn read_profile(file: &Arc<SourceFile>, found: &mut Diagnostics) -> Option<E
         Some(limits) => compile::limits(Limits::default(), &limits.value),
         None => Limits::default(),
     };
+    let limits = Limits { blocks: defaults.blocks(), ..limits };
     let map = written.points.as_ref().and_then(|points| {
         compile::compile(&points.value.0, &defaults, &limits, Selection::default(), &whole, found)
     });

@@ -56,6 +56,7 @@ codes! {
     VALUE_TOO_WIDE = "E046", "A value that needs more registers than one request may have.";
     WRITE_ONLY = "E047", "A point that cannot be read is needed.";
     NO_POINTS = "E048", "A device or profile without points.";
+    FIXED_BLOCK = "E049", "A block that no request can read as a whole, or a point across the edge of one.";
     UNKNOWN_PROFILE = "E050", "A profile that is nowhere.";
     UNKNOWN_CONNECTION = "E051", "A device behind a connection that does not exist.";
     UNKNOWN_DEVICE = "E052", "A device that does not exist.";

@@ -48,6 +48,10 @@ pub const BUSY_REST: Duration = Duration::from_millis(500);
 /// The longest that a busy unit is left alone.
 pub const LONGEST_BUSY_REST: Duration = Duration::from_secs(16);
 
+/// A read that failed while its unit is not sick yet is due again after this time, if its interval is longer: a device in
+/// standby sleeps through the request that wakes it.
+pub const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// A read that is wanted once is tried again after this long.
 pub const ONCE_RETRY: Duration = Duration::from_secs(10);
 
@@ -304,6 +308,8 @@ impl Schedule {
         known.failures = known.failures.saturating_add(1);
         known.answers = 0;
         if known.failures < FAILURES_TO_SICK && !known.sick {
+            let due = &mut self.slots[entry].due;
+            *due = (*due).min(now + AGAIN_AFTER);
             self.enqueue(entry);
             return None;
         }

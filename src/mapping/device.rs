@@ -60,6 +60,35 @@ pub struct Limits {
     pub response_timeout: Option<Duration>,
     /// Function codes that the device understands; `None`: all.
     pub functions: Option<Vec<u8>>,
+    /// Addresses that are read as a whole only: sorted by table and address, none overlaps another.
+    pub blocks: Vec<FixedBlock>,
+}
+
+/// Consecutive addresses that the device gives as a whole only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FixedBlock {
+    /// The table.
+    pub table: Table,
+    /// First address, zero-based, as on the wire.
+    pub address: u16,
+    /// How many registers or bits.
+    pub count: u16,
+}
+
+impl FixedBlock {
+    /// Is any of these addresses in it?
+    pub fn overlaps(self, table: Table, address: u16, count: u16) -> bool {
+        let end = |address: u16, count: u16| u32::from(address) + u32::from(count);
+        self.table == table
+            && u32::from(address) < end(self.address, self.count)
+            && u32::from(self.address) < end(address, count)
+    }
+
+    /// Are all of these addresses in it?
+    pub fn holds(self, table: Table, address: u16, count: u16) -> bool {
+        let end = |address: u16, count: u16| u32::from(address) + u32::from(count);
+        self.table == table && self.address <= address && end(address, count) <= end(self.address, self.count)
+    }
 }
 
 impl Default for Limits {
@@ -72,6 +101,7 @@ impl Default for Limits {
             delay_between_requests: Duration::ZERO,
             response_timeout: None,
             functions: None,
+            blocks: Vec::new(),
         }
     }
 }
@@ -80,6 +110,15 @@ impl Limits {
     /// The largest count of one request to this table.
     pub fn max_count(&self, table: Table) -> u16 {
         if table.is_bits() { self.max_bits } else { self.max_registers }
+    }
+
+    /// A fixed block that has any of these addresses; if several have, the last one.
+    pub fn block_at(&self, table: Table, address: u16, count: u16) -> Option<FixedBlock> {
+        let end = u32::from(address) + u32::from(count);
+        let before =
+            self.blocks.partition_point(|block| (block.table, u32::from(block.address)) < (table, end));
+        let last = before.checked_sub(1).and_then(|at| self.blocks.get(at).copied());
+        last.filter(|block| block.overlaps(table, address, count))
     }
 }
 

@@ -8,7 +8,9 @@ use super::written::{
 };
 use crate::document::duration::{Duration, Interval, Rest};
 use crate::document::fields::document;
+use crate::document::read::At;
 use crate::document::types::{Either, Flag, Int, List, Name, Names, Number, Text};
+use crate::model::place::Table;
 
 /// An address as written: zero-based on the wire, or counted from 1.
 pub type Address = Int<0, 65536>;
@@ -35,6 +37,8 @@ document! {
         optional invalid: InvalidByType,
         /// What requests must respect.
         optional limits: Limits,
+        /// Addresses that the device gives as a whole only: what lies in one is read with all of it.
+        optional blocks: List<BlockWords>,
         /// The points by name.
         required points: Names<Point>,
         /// Test vectors: `check` proves the map against them, without the device.
@@ -60,6 +64,35 @@ document! {
         optional response_timeout: Duration<1, 60_000>,
         /// Function codes that the device understands. Default: all.
         optional functions: List<Int<1, 127>>,
+    }
+}
+
+document! {
+    /// Addresses that the device gives as a whole only.
+    pub struct BlockWords ("a block") {
+        /// Address of its first coil.
+        optional coil: Address,
+        /// Address of its first discrete input.
+        optional discrete: Address,
+        /// Address of its first input register.
+        optional input: Address,
+        /// Address of its first holding register.
+        optional holding: Address,
+        /// How many registers, or bits.
+        required count: Int<1, 2000>,
+    }
+}
+
+impl BlockWords {
+    /// Where it begins, if that is in this table.
+    pub fn address(&self, table: Table) -> Option<&At<Address>> {
+        let at = match table {
+            Table::Coil => &self.coil,
+            Table::Discrete => &self.discrete,
+            Table::Input => &self.input,
+            Table::Holding => &self.holding,
+        };
+        at.as_deref()
     }
 }
 

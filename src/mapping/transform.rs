@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_scaled_exactly() {
+    fn quirk_24_numbers_are_scaled_exactly() {
         assert_eq!(shown(apply(&Raw::Int(2304), &scale("0.1"), None)), "230.4");
         assert_eq!(shown(apply(&Raw::Uint(u64::MAX), &scale("0.01"), None)), "184467440737095516.15");
         assert_eq!(shown(apply(&Raw::Float32(230.4), &scale("1000"), None)), "230400");
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_available_is_never_a_number() {
+    fn quirk_22_what_is_not_available_is_never_a_number() {
         let sentinel = Transform { invalid: vec![Raw::Int(-32768)], ..scale("0.1") };
         assert_eq!(apply(&Raw::Int(-32768), &sentinel, None), Err(Cause::Invalid));
         assert_eq!(apply(&Raw::Float32(f32::NAN), &Transform::default(), None), Err(Cause::NotFinite));

@@ -156,6 +156,21 @@ mod tests {
         );
     }
 
+    #[test]
+    fn quirk_28_a_float32_counter_has_the_digits_that_it_has_and_no_others() {
+        let p = point("energy", Select::Whole);
+        let json = |value| {
+            let mut out = Vec::new();
+            write_value(&value, &p, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        // Above 2^26 a float32 counts in steps of 8.
+        assert_eq!(json(Value::Float32(67_108_864.0)), "67108864");
+        assert_eq!(json(Value::Float32(67_108_871.0)), "67108870");
+        assert_eq!(json(Value::Float32(230.4)), "230.4");
+        assert_eq!(json(Value::Float32(1_234.567_9)), "1234.5679");
+    }
+
     proptest! {
         #[test]
         fn any_finite_value_is_json_and_reads_back_equal(bits in any::<u64>(), single in any::<u32>()) {

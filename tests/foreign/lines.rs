@@ -5,7 +5,7 @@ use crate::folder::Folder;
 use crate::gateway::Gateway;
 use crate::json::member;
 use crate::memory::word;
-use crate::peers::{Device, SerialPair, needs};
+use crate::peers::{Bridge, Device, SerialPair, needs};
 use crate::values;
 
 #[test]
@@ -17,6 +17,27 @@ fn pymodbus_on_a_serial_line_to_mosquitto() {
     let connection = format!("rtu: {}, baud: 19200, format: 8E1", line.ours.display());
     // All points need 0.65 s of the line at that speed, and the gateway refuses what can't fit.
     values::assert_values_arrive("serial-line", &connection, 7, "1s");
+}
+
+#[test]
+fn libmodbus_on_a_serial_line_to_mosquitto() {
+    needs!(Libmodbus, Mosquitto, MosquittoSub, Socat);
+    let folder = Folder::new("libmodbus-line");
+    let line = SerialPair::new(&folder);
+    let _device = values::filled(Device::libmodbus_on(&line.theirs, 19200), 1);
+    let connection = format!("rtu: {}, baud: 19200, format: 8N1", line.ours.display());
+    values::assert_values_arrive("libmodbus-serial-line", &connection, 1, "1s");
+}
+
+#[test]
+fn libmodbus_rtu_over_tcp_to_mosquitto() {
+    needs!(Libmodbus, Mosquitto, MosquittoSub, Socat);
+    let folder = Folder::new("libmodbus-behind-a-port");
+    let line = SerialPair::new(&folder);
+    let _device = values::filled(Device::libmodbus_on(&line.theirs, 19200), 1);
+    let bridge = Bridge::port_to_line(&line.ours);
+    let connection = format!("tcp: 127.0.0.1:{}, framing: rtu, baud: 19200, format: 8N1", bridge.place);
+    values::assert_values_arrive("libmodbus-rtu-over-tcp", &connection, 1, "1s");
 }
 
 #[test]

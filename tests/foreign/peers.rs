@@ -17,17 +17,19 @@ pub enum Peer {
     Mosquitto,
     MosquittoSub,
     MosquittoPasswd,
+    Mbpoll,
     Socat,
     Openssl,
 }
 
 impl Peer {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Pymodbus,
         Self::Libmodbus,
         Self::Mosquitto,
         Self::MosquittoSub,
         Self::MosquittoPasswd,
+        Self::Mbpoll,
         Self::Socat,
         Self::Openssl,
     ];
@@ -41,6 +43,7 @@ impl Peer {
             Self::Mosquitto => in_path("mosquitto"),
             Self::MosquittoSub => in_path("mosquitto_sub"),
             Self::MosquittoPasswd => in_path("mosquitto_passwd"),
+            Self::Mbpoll => in_path("mbpoll"),
             Self::Socat => in_path("socat"),
             Self::Openssl => in_path("openssl"),
         }
@@ -98,6 +101,11 @@ impl Device {
         Self::started("libmodbus", Peer::Libmodbus.command().arg("0"))
     }
 
+    /// libmodbus on a serial line, as unit 1.
+    pub fn libmodbus_on(line: &Path, baud: u32) -> Self {
+        Self::started("libmodbus", Peer::Libmodbus.command().arg(line).arg(baud.to_string()))
+    }
+
     /// Overrides registers or bits.
     pub fn set(&mut self, unit: u8, table: &str, address: u16, words: &[u16]) {
         let words = words.iter().map(|word| format!(" {word}")).collect::<String>();
@@ -136,6 +144,38 @@ impl SerialPair {
             Process::start("socat", Peer::Socat.command().args(["-d", "-d", &end(&ours), &end(&theirs)]));
         socat.line_where(SOON, "ptys", |line| line.contains("starting data transfer loop").then_some(()));
         Self { _socat: socat, ours, theirs }
+    }
+}
+
+/// A serial device server: a line on one side, a port on the other.
+pub struct Bridge {
+    _socat: Process,
+    /// The end that a client takes: a port, or the path of a terminal.
+    pub place: String,
+}
+
+impl Bridge {
+    /// A terminal that leads to a port.
+    pub fn line_to_port(folder: &Folder, port: &str) -> Self {
+        let path = folder.path("bridge");
+        let end = format!("pty,raw,echo=0,link={}", path.display());
+        let mut socat = Self::socat(&[&end, &format!("tcp:127.0.0.1:{port}")]);
+        socat.line_where(SOON, "bridge", |line| line.contains("starting data transfer loop").then_some(()));
+        Self { _socat: socat, place: path.display().to_string() }
+    }
+
+    /// A port that leads to a terminal, for one client after the other.
+    pub fn port_to_line(line: &Path) -> Self {
+        let end = format!("{},raw,echo=0", line.display());
+        let mut socat = Self::socat(&["tcp-listen:0,bind=127.0.0.1,fork", &end]);
+        // `… listening on AF=2 127.0.0.1:34567`
+        let port = |line: &str| line.split_once("listening on")?.1.rsplit(':').next().map(str::to_owned);
+        let place = socat.line_where(SOON, "port", port);
+        Self { _socat: socat, place }
+    }
+
+    fn socat(ends: &[&str]) -> Process {
+        Process::start("socat", Peer::Socat.command().args(["-d", "-d"]).args(ends))
     }
 }
 

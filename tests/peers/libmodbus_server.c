@@ -1,7 +1,8 @@
-/* A Modbus TCP server by libmodbus, filled so that every register has its own number (the formula of
- * tests/foreign/memory.rs; it answers every unit id with unit 1's numbers).
+/* A Modbus server by libmodbus, filled so that every register has its own number (the formula of
+ * tests/foreign/memory.rs). Over TCP it answers every unit id with unit 1's numbers; on a line it is unit 1.
  *
  *     libmodbus_server PORT            (0: any free one; prints `listening PORT`)
+ *     libmodbus_server PATH BAUD       (RTU, 8N1; prints `listening PATH`)
  *
  * Control, one command a line on stdin, each answered with one line on stdout (`ok` or `error`):
  *     set UNIT TABLE ADDRESS WORD...   overrides words; TABLE is coil, discrete, holding or input; UNIT is not looked at
@@ -18,7 +19,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { ADDRESSES = 65536, MAX_CONNECTIONS = 16, LINE_BYTES = 4096 };
+enum { ADDRESSES = 65536, MAX_CONNECTIONS = 16, LINE_BYTES = 4096, UNIT = 1 };
 
 static unsigned word(unsigned function, unsigned unit, unsigned address) {
     return (address * 31153u + function * 8191u + unit * 257u + 4660u) & 0xFFFFu;
@@ -26,10 +27,10 @@ static unsigned word(unsigned function, unsigned unit, unsigned address) {
 
 static void fill(modbus_mapping_t *memory) {
     for (unsigned at = 0; at < ADDRESSES; at++) {
-        memory->tab_bits[at] = word(1, 1, at) >> 7 & 1;
-        memory->tab_input_bits[at] = word(2, 1, at) >> 7 & 1;
-        memory->tab_registers[at] = (uint16_t)word(3, 1, at);
-        memory->tab_input_registers[at] = (uint16_t)word(4, 1, at);
+        memory->tab_bits[at] = word(1, UNIT, at) >> 7 & 1;
+        memory->tab_input_bits[at] = word(2, UNIT, at) >> 7 & 1;
+        memory->tab_registers[at] = (uint16_t)word(3, UNIT, at);
+        memory->tab_input_registers[at] = (uint16_t)word(4, UNIT, at);
     }
 }
 
@@ -71,9 +72,51 @@ static void serve(modbus_t *modbus, int connection, fd_set *open_ones, modbus_ma
     }
 }
 
+/* One command from stdin; 0 when there is none any more. */
+static int obey(modbus_mapping_t *memory) {
+    char line[LINE_BYTES];
+    /* Unbuffered reading of one line: select knows nothing of stdio's buffer. */
+    size_t used = 0;
+    ssize_t got;
+    while ((got = read(STDIN_FILENO, line + used, 1)) == 1 && line[used] != '\n' && used < LINE_BYTES - 2) used++;
+    if (got != 1) return 0;
+    line[used + 1] = '\0';
+    puts(command(memory, line) == 0 ? "ok" : "error");
+    fflush(stdout);
+    return 1;
+}
+
+/* Frames that are damaged, cut off or for another unit are no reason to end; a line that is gone is. */
+static int serve_line(const char *path, int baud) {
+    modbus_t *modbus = modbus_new_rtu(path, baud, 'N', 8, 1);
+    modbus_mapping_t *memory = modbus_mapping_new(ADDRESSES, ADDRESSES, ADDRESSES, ADDRESSES);
+    if (!modbus || !memory || modbus_set_slave(modbus, UNIT) == -1 || modbus_connect(modbus) == -1) {
+        fprintf(stderr, "libmodbus_server: %s\n", modbus_strerror(errno));
+        return 1;
+    }
+    fill(memory);
+    printf("listening %s\n", path);
+    fflush(stdout);
+    int line = modbus_get_socket(modbus);
+    for (;;) {
+        fd_set ready;
+        FD_ZERO(&ready);
+        FD_SET(STDIN_FILENO, &ready);
+        FD_SET(line, &ready);
+        if (select(line + 1, &ready, NULL, NULL, NULL) == -1) return 1;
+        if (FD_ISSET(STDIN_FILENO, &ready) && !obey(memory)) return 0;
+        if (!FD_ISSET(line, &ready)) continue;
+        uint8_t query[MODBUS_RTU_MAX_ADU_LENGTH];
+        int length = modbus_receive(modbus, query);
+        if (length > 0) modbus_reply(modbus, query, length, memory);
+        if (length == -1 && (errno == EIO || errno == EBADF || errno == ECONNRESET)) return 1;
+    }
+}
+
 int main(int argc, char **argv) {
+    if (argc == 3) return serve_line(argv[1], atoi(argv[2]));
     if (argc != 2) {
-        fprintf(stderr, "usage: libmodbus_server PORT\n");
+        fprintf(stderr, "usage: libmodbus_server PORT | PATH BAUD\n");
         return 2;
     }
     /* libmodbus takes port 0 for its default port 502, so a free port is found first. */
@@ -101,21 +144,13 @@ int main(int argc, char **argv) {
     FD_SET(STDIN_FILENO, &open_ones);
     FD_SET(listener, &open_ones);
     int highest = listener;
-    char line[LINE_BYTES];
     for (;;) {
         fd_set ready = open_ones;
         if (select(highest + 1, &ready, NULL, NULL, NULL) == -1) return 1;
         for (int fd = 0; fd <= highest; fd++) {
             if (!FD_ISSET(fd, &ready)) continue;
             if (fd == STDIN_FILENO) {
-                /* Unbuffered reading of one line: select knows nothing of stdio's buffer. */
-                size_t used = 0;
-                ssize_t got;
-                while ((got = read(STDIN_FILENO, line + used, 1)) == 1 && line[used] != '\n' && used < LINE_BYTES - 2) used++;
-                if (got != 1) return 0;
-                line[used + 1] = '\0';
-                puts(command(memory, line) == 0 ? "ok" : "error");
-                fflush(stdout);
+                if (!obey(memory)) return 0;
             } else if (fd == listener) {
                 int connection = accept(listener, NULL, NULL);
                 if (connection >= FD_SETSIZE) {

@@ -90,9 +90,10 @@ pub struct Answer {
 }
 
 impl Client<Opener> {
-    /// A client that opens real links.
+    /// A client that opens real links, as the gateway does.
     pub fn new(config: ModbusConfig) -> Self {
-        Self::with_opener(config, Opener::default())
+        let opener = Opener::with_rs485(config.rs485);
+        Self::with_opener(config, opener)
     }
 }
 
@@ -258,5 +259,31 @@ impl<O: Open> Client<O> {
         {
             self.settled_at = self.settled_at.max(Some(wire.line().settled_at()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drivers::modbus::config::{Line, Parity, Rs485};
+    use crate::model::place::Table;
+    use tokio_serial::{SerialPort as _, SerialStream};
+
+    #[tokio::test]
+    async fn a_port_is_opened_with_the_rs485_settings_of_its_connection() {
+        let (_far, near) = SerialStream::pair().unwrap();
+        let path = near.name().unwrap().into();
+        drop(near);
+        let line = Line { baud: 19_200, data_bits: 8, parity: Parity::None, stop_bits: 1 };
+        let config = ModbusConfig::new(Link::Serial { path, line });
+        let block = Block { table: Table::Holding, address: 0, count: 1 };
+        let ask = async |rs485| {
+            let mut client = Client::new(ModbusConfig { rs485, ..config.clone() });
+            client.ask(1, block, Some(Duration::from_millis(1))).await
+        };
+        // A pseudo-terminal has no transceiver to switch, and says so.
+        let LinkLost(reason) = ask(Some(Rs485::default())).await.unwrap_err();
+        assert!(reason.contains("rs485"), "{reason}");
+        assert_eq!(ask(None).await.unwrap().reply, Reply::Timeout);
     }
 }

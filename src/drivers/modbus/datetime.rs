@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn every_layout_gives_the_same_moment() {
+    fn quirk_26_every_layout_gives_the_same_moment() {
         let when = || Ok("2026-11-23T03:44:47".to_string());
         let utc = || Ok("2026-11-23T03:44:47Z".to_string());
         assert_eq!(read(ClockFormat::Unix, true, &1_795_405_487u32.to_be_bytes()), utc());

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn one_byte_of_a_register_is_taken_after_ordering() {
+    fn quirk_25_one_byte_of_a_register_is_taken_after_ordering() {
         let mut decode = decode(Kind::Int8, Order::Abcd);
         assert_eq!(registers(&decode, &[0x01, 0xFE]), Ok(Raw::Int(-2)));
         decode.byte = Some(Byte::High);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn modulo_10000_registers_are_decimal_digits() {
+    fn quirk_26_modulo_10000_registers_are_decimal_digits() {
         let wire = [0x00, 0x01, 0x27, 0x0F, 0x04, 0xD2];
         assert_eq!(registers(&decode(Kind::Mod10k, Order::Abcd), &wire), Ok(Raw::Uint(1_9999_1234)));
         assert_eq!(registers(&decode(Kind::Mod10k, Order::Cdab), &wire), Ok(Raw::Uint(1234_9999_0001)));
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_lose_their_padding_and_never_fail() {
+    fn quirk_27_strings_lose_their_padding_and_never_fail() {
         let mut decode = decode(Kind::String, Order::Abcd);
         let text = |decode: &Decode, words: &[u8]| match registers(decode, words) {
             Ok(Raw::Text(text)) => text.to_string(),

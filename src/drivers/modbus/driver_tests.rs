@@ -359,7 +359,7 @@ async fn a_unit_that_returns_is_seen_within_half_a_minute_and_told_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn gateway_exceptions_mean_that_the_device_is_away_and_others_that_it_is_there() {
+async fn quirk_13_gateway_exceptions_mean_that_the_device_is_away_and_others_that_it_is_there() {
     let plant = Plant::default();
     plant.set(|state| state.refusing = HashMap::from([(1, 0x0B), (2, 4), (3, 2)]));
     let mut running = start(&plant, tcp(), (1..=3).map(|unit| device(unit, ms(100))).collect());
@@ -375,7 +375,7 @@ async fn gateway_exceptions_mean_that_the_device_is_away_and_others_that_it_is_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_echo_is_dropped_and_costs_nothing() {
+async fn quirk_16_an_echo_is_dropped_and_costs_nothing() {
     let plant = Plant::default();
     plant.set(|state| state.echoes = true);
     let config = ModbusConfig { echo: Echo::Strip, ..line() };
@@ -447,7 +447,7 @@ async fn a_damaged_answer_on_a_serial_port_is_asked_for_once_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_busy_unit_is_there_and_is_asked_less_often() {
+async fn quirk_13_a_busy_unit_is_there_and_is_asked_less_often() {
     let plant = Plant::default();
     plant.set(|state| state.refusing = HashMap::from([(1, 6)]));
     let mut running = start(&plant, tcp(), (1..=2).map(|unit| device(unit, ms(100))).collect());
@@ -561,7 +561,7 @@ async fn rests_are_kept_for_the_device_and_for_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_split_value_that_moves_while_it_is_read_is_torn() {
+async fn quirk_10_a_split_value_that_moves_while_it_is_read_is_torn() {
     for moving in [false, true] {
         let plant = Plant::default();
         plant.set(|state| state.moving = moving);
@@ -586,7 +586,7 @@ async fn a_split_value_that_moves_while_it_is_read_is_torn() {
 }
 
 #[test]
-fn a_serial_line_has_no_unit_0() {
+fn quirk_19_a_serial_line_has_no_unit_0() {
     let errors = ModbusPlan::compile(line(), vec![device(0, ms(100)), device(1, ms(100))]).unwrap_err();
     assert_eq!(errors.len(), 1);
     assert!(matches!(errors[0].error, crate::drivers::modbus::DeviceError::Unit(0)));
@@ -633,7 +633,7 @@ fn piped() -> ModbusConfig {
 }
 
 #[tokio::test(start_paused = true)]
-async fn holes_answer_exception_2_and_only_their_values_are_bad() {
+async fn quirk_06_holes_answer_exception_2_and_only_their_values_are_bad() {
     for config in [tcp(), line(), piped()] {
         let plant = Plant::default();
         plant.set(|state| state.holes = vec![12, 17]);

@@ -197,15 +197,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let length = self.framing.encode(request, transaction, &mut frame);
         let started = Instant::now();
         let deadline = started + patience.timeout;
-        timeout_at(deadline, self.send(&frame[..length])).await.map_err(|_| too_slow())??;
-        let reply = self.answer(request, deadline, answer).await.inspect_err(|_| {
-            // The link forgets what was asked; the unit behind it answers all the same, on the link that comes next.
-            let Patience { response_timeout, line_rest, .. } = patience;
-            self.line.unanswered(request, started, Instant::now(), response_timeout, line_rest);
-        })?;
+        let asked = async {
+            timeout_at(deadline, self.send(&frame[..length])).await.map_err(|_| too_slow())??;
+            self.answer(request, deadline, answer).await
+        };
+        let reply = asked.await.inspect_err(|_| self.broke(request, patience, started))?;
         let received = Instant::now();
         self.settle(request, patience, reply, started, received);
         Ok(Exchanged { reply, started, received })
+    }
+
+    /// The link was lost while an answer was waited for. The link forgets what was asked; the unit behind it answers all
+    /// the same, on the link that comes next.
+    pub(super) fn broke(&mut self, request: Request, patience: Patience, started: Instant) {
+        let Patience { response_timeout, line_rest, .. } = patience;
+        self.line.unanswered(request, started, Instant::now(), response_timeout, line_rest);
     }
 
     pub(super) async fn send(&mut self, frames: &[u8]) -> Result<(), LinkLost> {

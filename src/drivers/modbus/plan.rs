@@ -4,6 +4,7 @@
 //! - A block begins and ends at the edge of a value and stays within `max_registers`/`max_bits`.
 //! - Between two atoms at most `max_gap` unneeded addresses are read over. Inside an atom any hole is, if the whole fits
 //!   one request, because one request is the only consistent read that Modbus has.
+//! - What lies in one of the device's fixed blocks is read with all of it and nothing else; no other request touches it.
 //! - An atom that no request can hold becomes a read of several blocks with the most significant one read again at the end.
 
 use std::collections::BTreeSet;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 use crate::mapping::compiled::{Decode, DeviceMap, PointIx, ReadingIx, Source};
 use crate::mapping::device::{Device, Group, Limits, Read};
 use crate::model::place::{Place, Table};
+
+mod fixed;
 
 /// Largest count of a request for registers (Modbus Application Protocol V1.1b3, 6.3 and 6.4).
 pub const MOST_REGISTERS: u16 = 125;
@@ -143,6 +146,12 @@ pub enum PlanError {
         /// What is allowed.
         most: u16,
     },
+    /// Part of it is in a block that is read as a whole only, and part is not.
+    #[error("point '{point}' is partly in a fixed block")]
+    AcrossBlock {
+        /// The point.
+        point: Arc<str>,
+    },
     /// It reaches past address 65535, or has no length.
     #[error("point '{point}' does not fit between addresses 0 and 65535")]
     OutsideTable {
@@ -243,9 +252,10 @@ fn atom(
     }
     let no_reading = || PlanError::NoReading { point: point(map, ix).name.clone() };
     let readings: Vec<ReadingIx> = readings.into_iter().collect();
-    let pieces: Vec<Block> = readings.iter().flat_map(|reading| pieces(place(map, *reading))).collect();
+    let pieces: Vec<Block> =
+        readings.iter().flat_map(|reading| pieces(place(map, *reading), limits)).collect();
     let anchor = anchor(map, ix).ok_or_else(no_reading)?;
-    let hull = hull(&pieces).filter(|hull| hull.count <= most(limits, hull.table));
+    let hull = hull(&pieces).filter(|hull| fixed::may_be_asked(*hull, limits));
     let alone = point(map, ix).alone;
     Ok(Draft { points: points.into_iter().collect(), readings, hull, anchor, alone })
 }
@@ -278,7 +288,7 @@ fn check(map: &DeviceMap, limits: &Limits, ix: PointIx, reading: ReadingIx) -> R
         }
         Place::Scattered { .. } | Place::Node(_) => {}
     }
-    Ok(())
+    fixed::check(place, table, limits, name)
 }
 
 /// The address whose change does most harm to the point: the high word of a split value, the scale factor, the summand
@@ -301,9 +311,9 @@ fn anchor(map: &DeviceMap, ix: PointIx) -> Option<(Table, u16)> {
     }
 }
 
-/// The stretches of addresses that a place consists of; none may be cut.
-fn pieces(place: &Place) -> Vec<Block> {
-    match place {
+/// The stretches of addresses that must be read for a place; none may be cut.
+fn pieces(place: &Place, limits: &Limits) -> Vec<Block> {
+    let parts = match place {
         Place::Run { table, address, count } => {
             vec![Block { table: *table, address: *address, count: *count }]
         }
@@ -311,7 +321,8 @@ fn pieces(place: &Place) -> Vec<Block> {
             addresses.iter().map(|address| Block { table: *table, address: *address, count: 1 }).collect()
         }
         Place::Node(_) => Vec::new(),
-    }
+    };
+    parts.into_iter().map(|part| fixed::whole(part, limits)).collect()
 }
 
 /// The smallest block around all pieces; `None` over several tables or without a piece.
@@ -328,16 +339,19 @@ fn hull(pieces: &[Block]) -> Option<Block> {
 /// Taking as many as fit, from the lowest address up, is optimal. A block that is refused for its length ends beyond
 /// all before it, and one that is refused for its gap begins beyond them; so whatever a better plan would have merged
 /// with an earlier block merges as well with the refused one, and each request here reaches at least as far as the
-/// same request of any other plan.
+/// same request of any other plan. A fixed block divides what is before it from what is behind it, as two tables are.
 fn merge(blocks: &[Block], limits: &Limits) -> Vec<(Block, usize)> {
     let mut requests: Vec<(Block, usize)> = Vec::new();
     for &next in blocks {
         if let Some((open, members)) = requests.last_mut() {
             let end = open.end().max(next.end());
-            let length = end - u32::from(open.address);
             let near = u32::from(next.address) <= open.end() + u32::from(limits.max_gap);
-            if open.table == next.table && near && length <= u32::from(most(limits, open.table)) {
-                open.count = length as u16;
+            let merged = u16::try_from(end - u32::from(open.address)).map(|count| Block { count, ..*open });
+            if open.table == next.table
+                && near
+                && merged.is_ok_and(|merged| fixed::may_be_asked(merged, limits))
+            {
+                open.count = (end - u32::from(open.address)) as u16;
                 *members += 1;
                 continue;
             }
@@ -349,7 +363,8 @@ fn merge(blocks: &[Block], limits: &Limits) -> Vec<(Block, usize)> {
 
 /// The blocks of an atom that no single request can hold, the anchor's first.
 fn scattered_blocks(map: &DeviceMap, limits: &Limits, atom: &Draft) -> Vec<Block> {
-    let mut all: Vec<Block> = atom.readings.iter().flat_map(|reading| pieces(place(map, *reading))).collect();
+    let mut all: Vec<Block> =
+        atom.readings.iter().flat_map(|reading| pieces(place(map, *reading), limits)).collect();
     all.sort_by_key(|piece| position(*piece));
     let mut blocks: Vec<Block> = merge(&all, limits).into_iter().map(|(block, _)| block).collect();
     if let Some(first) =

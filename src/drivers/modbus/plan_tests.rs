@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::budget::Budget;
 use crate::mapping::compiled::{Chars, Kind, Order, Point, Reading, Transform};
-use crate::mapping::device::Every;
+use crate::mapping::device::{Every, FixedBlock};
 
 const EVERY: Every = Every::Interval(Duration::from_secs(1));
 
@@ -174,6 +174,55 @@ proptest! {
     }
 
     #[test]
+    fn quirk_09_no_request_touches_a_fixed_block_but_the_one_for_all_of_it(
+        places in prop::collection::vec(any_place(), 1..40), max_gap in 0u16..20,
+        sizes in prop::collection::vec((0u16..30, 1u16..40), 0..12),
+    ) {
+        let mut address = 0;
+        let mut fixed = Vec::new();
+        for (gap, count) in sizes {
+            address += gap;
+            fixed.extend([Table::Coil, Table::Holding].map(|table| FixedBlock { table, address, count }));
+            address += count;
+        }
+        fixed.sort_by_key(|block| (block.table, block.address));
+        let whole = |place: &Place| match *place {
+            Place::Run { table, address, count } => {
+                fixed.iter().all(|block| !block.overlaps(table, address, count) || block.holds(table, address, count))
+            }
+            _ => unreachable!(),
+        };
+        let device = device(places.clone(), Limits { max_gap, blocks: fixed.clone(), ..Limits::default() });
+        if !places.iter().all(whole) {
+            let refused = matches!(plan(&device), Err(PlanError::AcrossBlock { .. }));
+            prop_assert!(refused);
+            return Ok(());
+        }
+        let reads = plan(&device).unwrap();
+        let mut asked = Vec::new();
+        for (read, exchange) in &reads {
+            let [block] = exchange.blocks[..] else { panic!("a run is one request") };
+            let touched = fixed.iter().filter(|fixed| fixed.overlaps(block.table, block.address, block.count));
+            for fixed in touched {
+                prop_assert_eq!((fixed.address, fixed.count), (block.address, block.count));
+                prop_assert!(!asked.contains(&block), "asked for twice in one interval");
+                asked.push(block);
+                prop_assert_eq!(exchange.atoms.len(), 1, "it must not be divided");
+            }
+            let data = addresses_as_data(exchange);
+            for (reading, cut) in read.readings.iter().zip(&exchange.cuts) {
+                let (Place::Run { address, .. }, Pick::Words { at, .. }) = (&places[reading.0 as usize], &cut.pick)
+                else { continue };
+                let at = *at as usize;
+                prop_assert_eq!([data[at], data[at + 1]], address.to_be_bytes());
+            }
+        }
+        let mut seen: Vec<PointIx> = reads.iter().flat_map(|(read, _)| read.publishes.clone()).collect();
+        seen.sort_unstable();
+        prop_assert_eq!(seen, device.groups[0].points.clone());
+    }
+
+    #[test]
     fn the_order_of_points_is_irrelevant(
         places in prop::collection::vec(any_place(), 1..20), turn in 0usize..20, max_gap in 0u16..20,
     ) {
@@ -216,7 +265,7 @@ fn an_atom_too_wide_for_one_request_reads_its_high_word_again() {
 }
 
 #[test]
-fn a_scale_factor_is_read_with_each_value_it_scales_and_not_by_itself() {
+fn quirk_23_a_scale_factor_is_read_with_each_value_it_scales_and_not_by_itself() {
     let places = vec![run(Table::Holding, 10, 1), run(Table::Holding, 14, 1), run(Table::Holding, 200, 1)];
     let device = with_points(device(places, limits(125, 0)), |points| {
         points[1].transform.scale_from = Some(PointIx(0));
@@ -243,6 +292,26 @@ fn a_sum_over_two_tables_starts_with_its_heaviest_term() {
     assert_eq!(reads[0].1.blocks[0], Block { table: Table::Input, address: 5, count: 1 });
     assert_eq!(reads[0].1.blocks[1], Block { table: Table::Holding, address: 1, count: 1 });
     assert_eq!(reads[0].0.readings, [ReadingIx(0), ReadingIx(1)]);
+}
+
+#[test]
+fn a_value_over_two_fixed_blocks_reads_both_and_the_first_again() {
+    let fixed = |address| FixedBlock { table: Table::Holding, address, count: 20 };
+    let limits = Limits { blocks: vec![fixed(0), fixed(20)], ..limits(125, 50) };
+    let split = Place::Scattered { table: Table::Holding, addresses: [25, 3].into() };
+    let reads = plan(&device(vec![split, run(Table::Holding, 45, 2)], limits)).unwrap();
+    assert_eq!(reads[0].1.blocks, [Block { table: Table::Holding, address: 45, count: 2 }]);
+    let both = [20, 0].map(|address| Block { table: Table::Holding, address, count: 20 });
+    assert_eq!((&reads[1].1.blocks[..], reads[1].1.repeat_first), (&both[..], true));
+    assert_eq!(reads[1].1.cuts[0].pick, Pick::Scattered([10, 46].into()));
+}
+
+#[test]
+fn a_fixed_block_that_no_request_can_hold_is_refused() {
+    let fixed = FixedBlock { table: Table::Holding, address: 0, count: 20 };
+    let limits = Limits { blocks: vec![fixed], ..limits(19, 0) };
+    let expected = Err(PlanError::TooLong { point: "p0".into(), count: 20, most: 19 });
+    assert_eq!(plan(&device(vec![run(Table::Holding, 3, 1)], limits)), expected);
 }
 
 #[test]

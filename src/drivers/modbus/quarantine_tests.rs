@@ -224,7 +224,7 @@ fn holes_answer_exception_2_and_the_rest_is_merged_again_in_the_same_read() {
 }
 
 #[test]
-fn multi_register_values_are_atomic() {
+fn quirk_08_multi_register_values_are_atomic() {
     let memory = Memory { refused: [13].into(), ..Memory::default() };
     let mut trial = Trial::new([(10, 2), (12, 4), (16, 2)], 0, memory);
     let (_, yielded) = trial.settle();
@@ -233,7 +233,7 @@ fn multi_register_values_are_atomic() {
 }
 
 #[test]
-fn a_device_that_answers_less_than_it_says_is_asked_for_less() {
+fn quirk_07_a_device_that_answers_less_than_it_says_is_asked_for_less() {
     let mut trial = Trial::new((0..100).map(|a| (a, 1)), 0, Memory { most: Some(60), ..Memory::default() });
     let (_, yielded) = trial.settle();
     assert!(yielded.iter().all(Result::is_ok));

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_silence_is_three_and_a_half_characters_and_fixed_above_19200_baud() {
+    fn quirk_15_the_silence_is_three_and_a_half_characters_and_fixed_above_19200_baud() {
         assert_eq!(silence(line(9600)), Duration::from_nanos(8_020_833 / 2));
         assert_eq!(silence(line(19_200)), Duration::from_nanos(4_010_416 / 2));
         assert_eq!(silence(line(38_400)), Duration::from_micros(1750));

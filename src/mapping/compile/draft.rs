@@ -155,6 +155,19 @@ impl Draft {
             let message = format!("point '{name}' takes {count} registers, and a request may have {max}");
             found.error(codes::VALUE_TOO_WIDE, span, message);
         }
+        if let Place::Run { table, address, count } = reading.place
+            && let Some(block) = limits.block_at(table, address, count)
+            && !block.holds(table, address, count)
+        {
+            let edges = (block.address, u32::from(block.address) + u32::from(block.count) - 1);
+            let message = format!(
+                "point '{name}' is partly in the block from {} {} to {}, which is read as a whole",
+                table.key(),
+                edges.0,
+                edges.1
+            );
+            found.error(codes::FIXED_BLOCK, &self.span, message);
+        }
     }
 }
 

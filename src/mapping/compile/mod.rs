@@ -2,6 +2,7 @@
 //!
 //! Three steps: each point by itself ([`draft`]), names between points ([`link`]), and the map without names.
 
+mod blocks;
 mod draft;
 mod invalid;
 mod link;
@@ -14,7 +15,7 @@ use std::collections::BTreeMap;
 
 pub use self::draft::DEFAULT_RATE;
 use super::compiled::{DeviceMap, Order};
-use super::device;
+use super::device::{self, FixedBlock};
 use super::profile::{Limits, Point, Profile};
 use super::written::TypeWord;
 use crate::document::read::At;
@@ -36,6 +37,8 @@ pub struct Defaults {
     write_order: Option<Order>,
     /// Raw values that mean "not available".
     invalid: BTreeMap<TypeWord, Vec<Raw>>,
+    /// Addresses that are read as a whole only, sorted.
+    blocks: Vec<At<FixedBlock>>,
 }
 
 impl Defaults {
@@ -47,12 +50,19 @@ impl Defaults {
                 invalid.insert(*kind, raws);
             }
         }
+        let address_base = profile.address_base.as_ref().map_or(0, |base| base.0 as u16);
         Self {
-            address_base: profile.address_base.as_ref().map_or(0, |base| base.0 as u16),
+            address_base,
             order: profile.order.as_ref().map_or(Order::Abcd, |order| order.order()),
             write_order: profile.write_order.as_ref().map(|order| order.order()),
             invalid,
+            blocks: blocks::of(profile, address_base, found),
         }
+    }
+
+    /// What is read as a whole only, sorted.
+    pub fn blocks(&self) -> Vec<FixedBlock> {
+        self.blocks.iter().map(|block| block.value).collect()
     }
 }
 
@@ -81,6 +91,7 @@ pub fn compile(
     found: &mut Diagnostics,
 ) -> Option<DeviceMap> {
     let before = found.errors();
+    blocks::check(&defaults.blocks, limits, selection.limits, found);
     let drafts: Vec<Option<draft::Draft>> = points
         .iter()
         .map(|(name, point)| {
@@ -114,5 +125,6 @@ pub fn limits(base: device::Limits, patch: &Limits) -> device::Limits {
             .map_or(base.delay_between_requests, |d| d.0),
         response_timeout: patch.response_timeout.as_ref().map(|d| d.0).or(base.response_timeout),
         functions: functions.or(base.functions),
+        blocks: base.blocks,
     }
 }

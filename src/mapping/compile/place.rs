@@ -130,7 +130,7 @@ fn registers(table: Table, at: &At<Registers>, base: u16, found: &mut Diagnostic
 const MAX_LISTED: u16 = 125;
 
 /// The address on the wire of an address as written.
-fn wire(address: i64, base: u16, span: &Span, found: &mut Diagnostics) -> Option<u16> {
+pub(super) fn wire(address: i64, base: u16, span: &Span, found: &mut Diagnostics) -> Option<u16> {
     let wire = u16::try_from(address - i64::from(base)).ok();
     if wire.is_none() {
         let message =

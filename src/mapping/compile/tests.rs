@@ -38,7 +38,7 @@ fn run(table: Table, address: u16, count: u16) -> Place {
 }
 
 #[test]
-fn orders_are_those_of_the_wire() {
+fn quirk_20_orders_are_those_of_the_wire() {
     let order = |text: &str| reading(text).decode.order;
     for (word, expected) in
         [("ABCD", Order::Abcd), ("CDAB", Order::Cdab), ("BADC", Order::Badc), ("DCBA", Order::Dcba)]
@@ -78,7 +78,7 @@ fn the_profiles_order_is_for_numbers_of_several_registers() {
 }
 
 #[test]
-fn paper_references_count_from_one_whatever_the_base() {
+fn quirk_01_paper_references_count_from_one_whatever_the_base() {
     for (reference, place) in [
         (1, run(Table::Coil, 0, 1)),
         (9_999, run(Table::Coil, 9_998, 1)),
@@ -100,7 +100,7 @@ fn paper_references_count_from_one_whatever_the_base() {
 }
 
 #[test]
-fn base_one_subtracts_one() {
+fn quirk_01_base_one_subtracts_one() {
     let map = map_of(
         "address_base: 1\npoints:\n  a: {holding: 1, type: uint16}\n  b: {holding: [65536, 5], type: int32}\n",
     );
@@ -109,6 +109,20 @@ fn base_one_subtracts_one() {
         map.readings[1].place,
         Place::Scattered { table: Table::Holding, addresses: [65_535, 4].into() }
     );
+}
+
+#[test]
+fn quirk_04_a_computed_number_is_an_address_like_any_other() {
+    // Danfoss VLT: parameter × 10, counted from 1. ABB ACS580: 100 × group + index for 16 bits, and
+    // 20000 + 200 × group + 2 × index for 32 bits, counted from 1.
+    for (number, kind, place) in [
+        (1611 * 10, "int32", run(Table::Holding, 16_109, 2)),
+        (100 + 7, "int16", run(Table::Holding, 106, 1)),
+        (20_000 + 200 * 99 + 2 * 50, "uint32", run(Table::Holding, 39_899, 2)),
+    ] {
+        let map = map_of(&format!("address_base: 1\npoints:\n  a: {{holding: {number}, type: {kind}}}\n"));
+        assert_eq!(map.readings[0].place, place);
+    }
 }
 
 #[test]

@@ -58,9 +58,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let frame = framing::frame(self.framing, query.unit, transaction, query.pdu);
         let started = Instant::now();
         let deadline = started + patience.timeout;
-        timeout_at(deadline, self.send(&frame)).await.map_err(|_| too_slow())??;
         let echo = (query.echoes && self.framing == Framing::Rtu).then_some(frame.as_slice());
-        let reply = self.hear(query, transaction, echo, deadline, answer).await?;
+        let asked = async {
+            timeout_at(deadline, self.send(&frame)).await.map_err(|_| too_slow())??;
+            self.hear(query, transaction, echo, deadline, answer).await
+        };
+        let reply = asked.await.inspect_err(|_| self.broke(stand_in, patience, started))?;
         let received = Instant::now();
         self.settle(stand_in, patience, reply, started, received);
         Ok(Exchanged { reply, started, received })
