@@ -42,6 +42,7 @@ mod check;
 mod connection;
 mod demo;
 mod explain;
+mod explain_code;
 mod export;
 mod import;
 mod live;
@@ -120,6 +121,14 @@ enum Command {
         after_help = "Examples:\n  taktbus explain           everything\n  taktbus explain oven1     one device\n  taktbus explain meters    one connection with all its devices"
     )]
     Explain(ExplainArgs),
+    /// Tell the long story of a finding's code: what it means, why, and what to write instead
+    ///
+    /// Without a code: all of them, a line each.
+    ExplainCode {
+        /// The code, as `check` shows it in brackets: E017
+        #[arg(value_name = "CODE")]
+        code: Option<String>,
+    },
     /// Find out what a register means: every type and order, ranked by what the value should be
     Probe(probe::ProbeArgs),
     /// Find the units on a connection, politely: one question at a time
@@ -293,6 +302,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Check(args) => check::check(&args),
         Command::Test(args) => test::test(&args),
         Command::Plan(args) => block_on(plan::plan(args)),
+        Command::ExplainCode { code } => Ok(explain_code::explain_code(code.as_deref())),
         Command::Schema { kind } => check::schema(kind),
         Command::Export(args) => export::export(&args),
         Command::Import(args) => import::import(args),

@@ -48,8 +48,9 @@ pub fn print(diagnostics: &[Diagnostic]) {
     }
     let count = |severity| diagnostics.iter().filter(|d| d.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-    if errors + warnings > 0 {
+    if let Some(first) = diagnostics.first() {
         errln!("{}, {}", plural(errors, "error"), plural(warnings, "warning"));
+        errln!("`taktbus explain-code {}` tells more", first.code);
     }
 }
 

@@ -1,12 +1,33 @@
-//! The codes of all findings, with one line on each: the only place where a code is written.
+//! The codes of all findings, with one line and a story on each: the only place where a code is written.
+//!
+//! The story of `E017` is `codes/E017.md`: what the finding means and why, and mostly one example that has it and one that
+//! doesn't (blocks marked `yaml wrong` and `yaml right`; `tests/stories.rs` runs them).
+
+/// A kind of finding.
+#[derive(Clone, Copy, Debug)]
+pub struct Code {
+    /// `E017` is an error, `W002` a warning. A code keeps its meaning for ever.
+    pub code: &'static str,
+    /// What it is, in one line.
+    pub title: &'static str,
+    /// The name of its constant.
+    pub name: &'static str,
+    /// What it means, in Markdown.
+    pub story: &'static str,
+}
 
 /// Declares the codes as constants and as a table.
 macro_rules! codes {
     ($($name:ident = $code:literal, $title:literal;)*) => {
         $(#[doc = $title] pub const $name: &str = $code;)*
 
-        /// Every code with its title, and the name of its constant.
-        pub const TABLE: &[(&str, &str, &str)] = &[$(($code, $title, stringify!($name))),*];
+        /// Every code.
+        pub const TABLE: &[Code] = &[$(Code {
+            code: $code,
+            title: $title,
+            name: stringify!($name),
+            story: include_str!(concat!("codes/", $code, ".md")),
+        }),*];
     };
 }
 
@@ -120,7 +141,7 @@ mod tests {
             sources(&root.join(folder), &mut text);
         }
         let mut known = std::collections::BTreeSet::new();
-        for (code, title, name) in TABLE {
+        for Code { code, title, name, .. } in TABLE {
             assert!(known.insert(code), "{code} is listed twice");
             assert!(title.ends_with('.'), "{code}");
             assert!(text.contains(&format!("codes::{name}")), "{name} is used nowhere");
