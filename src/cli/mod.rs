@@ -50,6 +50,7 @@ mod logging;
 mod plan;
 mod probe;
 mod read;
+mod report;
 mod run;
 mod scan;
 mod site;
@@ -99,7 +100,7 @@ enum Command {
     /// Report every mistake in a site file (or a profile) and the files it uses
     ///
     /// Touches no device and no broker.
-    Check(SiteArgs),
+    Check(CheckArgs),
     /// Prove maps without a device: the examples of a profile, or of all profiles of a site, value by value
     ///
     /// Exit code 2 when a value is not the expected one.
@@ -159,6 +160,15 @@ struct SiteArgs {
     /// Look for profiles here too, after the mappings folder beside the site file
     #[arg(long = "mappings", value_name = "DIR")]
     mappings: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    site: SiteArgs,
+    /// What the findings look like; the exit code is the same for all
+    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
+    format: report::Format,
 }
 
 #[derive(Debug, Args)]

@@ -139,6 +139,16 @@ impl Diagnostics {
     }
 }
 
+impl Severity {
+    /// `error` or `warning`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
 impl Diagnostic {
     /// Adds what to do about it.
     pub fn help(&mut self, help: impl Into<String>) {
@@ -154,11 +164,19 @@ impl Span {
         (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
 
-    /// The whole line that it starts on, without its end.
-    fn line(&self) -> &str {
+    /// How many characters of its first line it covers; at least 1.
+    pub fn width(&self) -> usize {
+        let text = &self.file.text;
+        let (from, to) = (floor_char(text, self.range.start), floor_char(text, self.range.end));
+        text.get(from..to).map_or(1, |s| s.lines().next().unwrap_or("").chars().count()).max(1)
+    }
+
+    /// The line that it starts on, without its end and its control characters; of a very long one the beginning.
+    pub fn excerpt(&self) -> String {
         let text = &self.file.text;
         let start = text[..floor_char(text, self.range.start)].rfind('\n').map_or(0, |n| n + 1);
-        text[start..].lines().next().unwrap_or("")
+        let line = text[start..].lines().next().unwrap_or("");
+        line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_EXCERPT).collect()
     }
 }
 
@@ -173,27 +191,16 @@ const LONGEST_EXCERPT: usize = 160;
 /// `FILE:LINE:COL: error[E017]: message`, the source line, a caret, and the help.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
+        let severity = self.severity.word();
         if let Some(span) = &self.span {
             let (line, column) = span.line_column();
             writeln!(f, "{}:{line}:{column}: {severity}[{}]: {}", span.file.path, self.code, self.message)?;
-            let source: String = span
-                .line()
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .take(LONGEST_EXCERPT)
-                .collect();
+            let source = span.excerpt();
             let number = line.to_string();
             writeln!(f, " {number} | {source}")?;
             if column <= LONGEST_EXCERPT {
                 let shown = source.chars().count();
-                let text = &span.file.text;
-                let (from, to) = (floor_char(text, span.range.start), floor_char(text, span.range.end));
-                let width = text.get(from..to).map_or(1, |s| s.lines().next().unwrap_or("").chars().count());
-                let width = width.clamp(1, (shown + 1).saturating_sub(column).max(1));
+                let width = span.width().min((shown + 1).saturating_sub(column).max(1));
                 writeln!(f, " {:w$} | {:>column$}{}", "", "^", "^".repeat(width - 1), w = number.len())?;
             }
         } else {
