@@ -74,6 +74,7 @@ fn every_shipped_profile_is_accepted() {
     for path in files {
         let loaded = config::load_profile(&path);
         assert!(loaded.map.is_some(), "{}: {:#?}", path.display(), texts(&loaded.diagnostics));
+        assert!(loaded.diagnostics.is_empty(), "{}: {:#?}", path.display(), texts(&loaded.diagnostics));
         let name = path.strip_prefix(root().join("mappings")).unwrap().with_extension("");
         assert_eq!(loaded.name.as_deref(), name.to_str(), "a profile is called like its file");
     }

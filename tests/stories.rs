@@ -55,7 +55,8 @@ fn found(example: &str, folder: &Path) -> Vec<Diagnostic> {
         return config::load_profile(&file).diagnostics;
     }
     let rest: String = REST.iter().filter(|(key, _)| !has(key)).map(|(_, text)| *text).collect();
-    config::load_text("example.yaml", &format!("{rest}{example}"), &LoadOptions::default()).diagnostics
+    let options = LoadOptions { look_for_secrets: true, ..LoadOptions::default() };
+    config::load_text("example.yaml", &format!("{rest}{example}"), &options).diagnostics
 }
 
 #[test]

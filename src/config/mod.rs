@@ -6,6 +6,7 @@ mod device;
 pub mod examples;
 mod fit;
 mod library;
+mod look;
 pub mod plan;
 pub mod ports;
 mod publish;
@@ -34,6 +35,8 @@ pub struct LoadOptions {
     pub mapping_dirs: Vec<PathBuf>,
     /// [`ports::BY_ID`], where the links of serial ports may be looked at.
     pub port_links: Option<PathBuf>,
+    /// Look whether the secrets and certificates that a site names are there.
+    pub look_for_secrets: bool,
 }
 
 /// What came of loading a site file.
@@ -119,6 +122,9 @@ fn read_site(
     drop(node);
     ports::check(&written, options.port_links.as_deref(), found);
     let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
+    if options.look_for_secrets {
+        look::check(&written, folder, found);
+    }
     let mut library = library::Library::new(folder, &options.mapping_dirs);
     let site = site::compile(&written, &mut library, found);
     *proven = library.proven();

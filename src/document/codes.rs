@@ -105,6 +105,7 @@ codes! {
     NOT_WRITABLE = "E080", "A point to write in a place that no request can write.";
     WRITE_FUNCTION = "E081", "A function code that does not write the point, or that the device does not have.";
     WRITE_RANGE = "E082", "Values to write that are none, or that the point cannot have.";
+    REFUSED_ADDRESS = "E083", "A point at addresses that the device refuses.";
     EXAMPLE_FAILS = "E090", "An example whose registers give another value than is expected.";
     EXAMPLE_LACKS = "E091", "An example that does not give all registers of a point.";
     NODE_ID = "E098", "A node id that OPC UA does not have.";
@@ -115,6 +116,15 @@ codes! {
     BUSY_BUS = "W006", "A bus with little room for slow or lost answers.";
     OLD_VALUES = "W007", "Values that may be older than their budget.";
     PORT_NUMBER = "W010", "A serial port by a number that changes when it's plugged in again.";
+    SAME_VALUE = "W011", "Two points that read the same place in the same way.";
+    OVERLAP = "W012", "Registers that belong to two values of different types.";
+    LONE_PARITY = "W013", "An odd address among even ones, or an even one among odd ones.";
+    INEXACT_SCALE = "W014", "A scale that loses the register's last digits.";
+    FASTER_THAN_DEVICE = "W015", "An interval that is shorter than the device's own.";
+    LITERAL_SECRET = "W016", "A password that is written in the file.";
+    NO_PASSWORD = "W017", "A user without a password.";
+    NOT_THERE = "W018", "A secret or certificate that is not there.";
+    SAME_UNIT = "W019", "Two devices that read the same registers of one unit.";
 }
 
 #[cfg(test)]

@@ -60,6 +60,21 @@ pub struct Limits {
     pub response_timeout: Option<Duration>,
     /// Function codes that the device understands; `None`: all.
     pub functions: Option<Vec<u8>>,
+    /// How often the device renews its values; `None`: not known.
+    pub refresh: Option<Duration>,
+    /// Addresses that the device answers with exception 2: no request may contain one.
+    pub refused: Arc<[Stretch]>,
+}
+
+/// Consecutive addresses of one table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The table.
+    pub table: Table,
+    /// The first address, zero-based, as on the wire.
+    pub first: u16,
+    /// The last address.
+    pub last: u16,
 }
 
 impl Default for Limits {
@@ -72,6 +87,8 @@ impl Default for Limits {
             delay_between_requests: Duration::ZERO,
             response_timeout: None,
             functions: None,
+            refresh: None,
+            refused: Arc::new([]),
         }
     }
 }
@@ -80,6 +97,13 @@ impl Limits {
     /// The largest count of one request to this table.
     pub fn max_count(&self, table: Table) -> u16 {
         if table.is_bits() { self.max_bits } else { self.max_registers }
+    }
+
+    /// The first of the refused stretches that has an address from `from` up to, not including, `end`.
+    pub fn refused_in(&self, table: Table, from: u32, end: u32) -> Option<&Stretch> {
+        let meets =
+            |of: &&Stretch| of.table == table && u32::from(of.first) < end && from <= u32::from(of.last);
+        self.refused.iter().filter(|_| from < end).find(meets)
     }
 }
 

@@ -404,6 +404,11 @@ impl Read for DeadbandWord {
             to.error(codes::BAD_DEADBAND, node, format!("a deadband is a distance: {size} is negative"));
             return None;
         }
+        if matches!(deadband, Deadband::Percent(percent) if percent > Decimal::from(100i64)) {
+            to.error(codes::BAD_DEADBAND, node, format!("{size}% of a value is more than all of it"))
+                .help("such as 1%, at most 100%");
+            return None;
+        }
         Some(Self(deadband))
     }
 

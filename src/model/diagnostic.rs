@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, and where: collected from all files, printed once.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -171,18 +172,43 @@ impl Span {
         text.get(from..to).map_or(1, |s| s.lines().next().unwrap_or("").chars().count()).max(1)
     }
 
-    /// The line that it starts on, without its end and its control characters; of a very long one the beginning.
+    /// The line that it starts on, without its end, its control characters and its password; of a very long one the
+    /// beginning.
     pub fn excerpt(&self) -> String {
         let text = &self.file.text;
         let start = text[..floor_char(text, self.range.start)].rfind('\n').map_or(0, |n| n + 1);
         let line = text[start..].lines().next().unwrap_or("");
-        line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_EXCERPT).collect()
+        without_password(line)
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(LONGEST_EXCERPT)
+            .collect()
     }
 }
 
 /// The largest character boundary at or before `at`.
 fn floor_char(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0)
+}
+
+/// A line as it may be shown and logged: each character of a password in it is a `*`, so that columns stay.
+fn without_password(line: &str) -> Cow<'_, str> {
+    const KEY: &str = "password";
+    let Some(key) = line.find(KEY) else { return Cow::Borrowed(line) };
+    let rest = line[key + KEY.len()..].trim_start_matches(['"', '\'', ' ']);
+    let Some(value) = rest.strip_prefix(':').map(str::trim_start).filter(|value| !value.starts_with('{'))
+    else {
+        return Cow::Borrowed(line);
+    };
+    let from = line.len() - value.len();
+    let end = match value.chars().next() {
+        // A quote that is part of the password (doubled, or behind a backslash) hides all that follows too.
+        Some(quote @ ('"' | '\'')) => value.rfind(quote).filter(|end| *end > 0).map(|end| end + 1),
+        _ => value.find([',', '}']),
+    };
+    let to = end.map_or(line.len(), |end| from + end);
+    let stars = "*".repeat(line[from..to].chars().count());
+    Cow::Owned(format!("{}{stars}{}", &line[..from], &line[to..]))
 }
 
 /// Source lines longer than this are cut in excerpts, so that a hostile file can't flood a terminal.
@@ -237,6 +263,21 @@ mod tests {
         later.error_nowhere("E001", "b");
         all.absorb(later);
         assert_eq!(all.sorted().len(), 2);
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for (line, shown) in [
+            ("  password: s3cret", "  password: ******"),
+            ("a: {user: u, password: s3cret, qos: 1}", "a: {user: u, password: ******, qos: 1}"),
+            ("a: {'password': \"s,3 ét\", qos: 1}", "a: {'password': ********, qos: 1}"),
+            ("password: 'it''s'", "password: *******"),
+            ("password: \"s3cret", "password: *******"),
+            ("a: {password: {env: P}}", "a: {password: {env: P}}"),
+            ("desc: the password of", "desc: the password of"),
+        ] {
+            assert_eq!(without_password(line), shown);
+        }
     }
 
     #[test]

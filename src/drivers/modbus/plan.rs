@@ -3,7 +3,7 @@
 //! - What one point needs (its own reading, its scale factor's, its summands') is an *atom*: it comes from one read.
 //! - A block begins and ends at the edge of a value and stays within `max_registers`/`max_bits`.
 //! - Between two atoms at most `max_gap` unneeded addresses are read over. Inside an atom any hole is, if the whole fits
-//!   one request, because one request is the only consistent read that Modbus has.
+//!   one request, because one request is the only consistent read that Modbus has. Refused addresses are never read over.
 //! - An atom that no request can hold becomes a read of several blocks with the most significant one read again at the end.
 
 use std::collections::BTreeSet;
@@ -245,7 +245,11 @@ fn atom(
     let readings: Vec<ReadingIx> = readings.into_iter().collect();
     let pieces: Vec<Block> = readings.iter().flat_map(|reading| pieces(place(map, *reading))).collect();
     let anchor = anchor(map, ix).ok_or_else(no_reading)?;
-    let hull = hull(&pieces).filter(|hull| hull.count <= most(limits, hull.table));
+    let fits = |hull: &Block| {
+        let from = u32::from(hull.address);
+        hull.count <= most(limits, hull.table) && limits.refused_in(hull.table, from, hull.end()).is_none()
+    };
+    let hull = hull(&pieces).filter(fits);
     let alone = point(map, ix).alone;
     Ok(Draft { points: points.into_iter().collect(), readings, hull, anchor, alone })
 }
@@ -336,7 +340,10 @@ fn merge(blocks: &[Block], limits: &Limits) -> Vec<(Block, usize)> {
             let end = open.end().max(next.end());
             let length = end - u32::from(open.address);
             let near = u32::from(next.address) <= open.end() + u32::from(limits.max_gap);
-            if open.table == next.table && near && length <= u32::from(most(limits, open.table)) {
+            // What the device refuses is no mere gap: a request over it yields nothing.
+            let open_end = open.end();
+            let refused = limits.refused_in(open.table, open_end, u32::from(next.address)).is_some();
+            if open.table == next.table && near && !refused && length <= u32::from(most(limits, open.table)) {
                 open.count = length as u16;
                 *members += 1;
                 continue;
