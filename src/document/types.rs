@@ -59,8 +59,10 @@ impl Read for Text {
         Some(Self(text.to_string()))
     }
 
-    fn schema(_: &mut Schemas) -> Value {
-        json!({ "type": "string" })
+    fn schema(schemas: &mut Schemas) -> Value {
+        // Control characters, without the line feed.
+        let pattern = r"^[^\u0000-\u0009\u000b-\u001f\u007f-\u009f]*$";
+        schemas.named("Text", |_| json!({ "type": "string", "maxLength": MAX_TEXT, "pattern": pattern }))
     }
 }
 

@@ -414,7 +414,7 @@ impl Read for DeadbandWord {
 
     fn schema(_: &mut Schemas) -> Value {
         json!({
-            "anyOf": [{ "type": "number", "minimum": 0 }, { "type": "string", "pattern": "^[0-9.]+ ?%$" }],
+            "anyOf": [{ "type": "number", "minimum": 0 }, { "type": "string", "pattern": r"^(100|[0-9]{1,2}(\.[0-9]+)?) ?%$" }],
             "examples": [0.5, "1%"],
         })
     }

@@ -19,10 +19,11 @@ pub enum Peer {
     MosquittoPasswd,
     Socat,
     Openssl,
+    CheckJsonschema,
 }
 
 impl Peer {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Pymodbus,
         Self::Libmodbus,
         Self::Mosquitto,
@@ -30,6 +31,7 @@ impl Peer {
         Self::MosquittoPasswd,
         Self::Socat,
         Self::Openssl,
+        Self::CheckJsonschema,
     ];
 
     /// Its executable, where it is installed.
@@ -43,6 +45,9 @@ impl Peer {
             Self::MosquittoPasswd => in_path("mosquitto_passwd"),
             Self::Socat => in_path("socat"),
             Self::Openssl => in_path("openssl"),
+            Self::CheckJsonschema => {
+                Some(folder().join("venv/bin/check-jsonschema")).filter(|path| path.exists())
+            }
         }
     }
 
