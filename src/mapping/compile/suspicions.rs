@@ -1,6 +1,6 @@
 //! What is legal, and probably not meant: warnings about the points of a map that has no errors.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Written;
 use super::draft::{Draft, DraftSource};
@@ -17,6 +17,9 @@ const MOST_OF_A_KIND: usize = 20;
 
 /// A lone address of the other parity means something only among at least this many others.
 const FEWEST_OTHERS: usize = 4;
+
+/// How many 32-bit values, one behind the other, are a row.
+const ROW: i32 = 3;
 
 /// Warns of what is suspicious.
 pub fn check(points: &[Written], drafts: &[Option<Draft>], found: &mut Diagnostics) {
@@ -112,16 +115,10 @@ fn treated_alike(a: &Draft, b: &Draft) -> bool {
 fn overlaps<'d>(all: &[Point<'d>]) -> Vec<Suspicion<'d>> {
     let mut runs: Vec<(Table, u32, u32, &Point<'d>)> = Vec::new();
     for point in all.iter().filter(|point| point.is_plain_register()) {
-        match &point.reading.place {
-            Place::Run { table, address, count } => {
-                let address = u32::from(*address);
-                runs.push((*table, address, address + u32::from(*count), point));
-            }
-            Place::Scattered { table, addresses } => {
-                let each = addresses.iter().map(|address| u32::from(*address));
-                runs.extend(each.map(|address| (*table, address, address + 1, point)));
-            }
-            Place::Node(_) => {}
+        // Registers that are listed one by one are meant: the low half of a wide value is a value of its own on some devices.
+        if let Place::Run { table, address, count } = point.reading.place {
+            let address = u32::from(address);
+            runs.push((table, address, address + u32::from(count), point));
         }
     }
     runs.sort_by_key(|(table, from, end, _)| (*table, *from, *end));
@@ -179,7 +176,10 @@ fn lone_parities<'d>(all: &[Point<'d>]) -> Vec<Suspicion<'d>> {
         }
         let [even, odd] = &by_parity;
         for (few, many, is, are) in [(even, odd, "even", "odd"), (odd, even, "odd", "even")] {
-            if let ([lone], true) = (&few[..], many.len() >= FEWEST_OTHERS) {
+            if let [lone] = few[..]
+                && many.len() >= FEWEST_OTHERS
+                && is_off_by_one(lone, many)
+            {
                 suspicions.push(Suspicion {
                     span: &lone.draft.span,
                     message: format!(
@@ -193,6 +193,17 @@ fn lone_parities<'d>(all: &[Point<'d>]) -> Vec<Suspicion<'d>> {
         }
     }
     suspicions
+}
+
+/// Is it one register away from where a row of values without gaps goes on? A lone value elsewhere has its own reasons.
+fn is_off_by_one(lone: &Point<'_>, others: &[&Point<'_>]) -> bool {
+    let address_of = |point: &Point<'_>| match point.reading.place {
+        Place::Run { address, .. } => Some(i32::from(address)),
+        _ => None,
+    };
+    let Some(at) = address_of(lone) else { return false };
+    let taken: HashSet<i32> = others.iter().filter_map(|point| address_of(point)).collect();
+    [-1, 1].iter().any(|side| (0..ROW).all(|step| taken.contains(&(at + side * (3 + 2 * step)))))
 }
 
 /// Scales that leave the exact decimals: the register's last digits are rounded away.
