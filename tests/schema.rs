@@ -74,8 +74,28 @@ fn every_shipped_profile_is_accepted() {
     for path in files {
         let loaded = config::load_profile(&path);
         assert!(loaded.map.is_some(), "{}: {:#?}", path.display(), texts(&loaded.diagnostics));
+        assert!(loaded.diagnostics.is_empty(), "{}: {:#?}", path.display(), texts(&loaded.diagnostics));
         let name = path.strip_prefix(root().join("mappings")).unwrap().with_extension("");
         assert_eq!(loaded.name.as_deref(), name.to_str(), "a profile is called like its file");
+    }
+}
+
+#[test]
+fn every_shipped_file_names_its_schema_for_editors() {
+    let mut files = Vec::new();
+    for folder in ["mappings", "examples"] {
+        yaml_files(&root().join(folder), &mut files);
+    }
+    assert!(files.len() > 5);
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let first = text.lines().next().unwrap();
+        let schema = first.strip_prefix("# yaml-language-server: $schema=").unwrap_or_default();
+        let is_profile = path.components().any(|part| part.as_os_str() == "mappings");
+        let name = if is_profile { "profile" } else { "site" };
+        let named = path.parent().unwrap().join(schema).canonicalize().ok();
+        let wanted = root().join(format!("schemas/{name}.schema.json")).canonicalize().unwrap();
+        assert_eq!(named, Some(wanted), "{}: {first}", path.display());
     }
 }
 

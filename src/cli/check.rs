@@ -2,43 +2,56 @@
 
 use anyhow::Result;
 
-use super::{Outcome, SchemaKind, SiteArgs, site};
+use super::report::{Format, Verdict};
+use super::{CheckArgs, Outcome, SchemaKind, SiteArgs, site};
 use crate::config;
 
-pub fn check(args: &SiteArgs) -> Result<Outcome> {
-    let loaded = site::read(args);
-    if loaded.is_profile() {
-        return Ok(check_profile(args));
+pub fn check(args: &CheckArgs) -> Result<Outcome> {
+    let verdict = verdict(&args.site);
+    match args.format {
+        Format::Text => {
+            site::print(&verdict.diagnostics);
+            if verdict.accepted {
+                outln!("{}: fine, {}", args.site.site.display(), contents(&verdict));
+            }
+        }
+        Format::Json => outln!("{:#}", verdict.json()),
+        Format::Github => out!("{}", verdict.github()),
     }
-    site::print(&loaded.diagnostics);
-    let sound = loaded.is_sound();
-    let gateway =
-        match loaded.site.filter(|_| sound).ok_or(Outcome::WrongConfiguration).and_then(site::planned) {
-            Ok(gateway) => gateway,
-            Err(outcome) => return Ok(outcome),
-        };
-    let devices = gateway.connections().iter().flat_map(|connection| connection.plan.devices());
-    let (mut count, mut points) = (0, 0);
-    for (device, _) in devices {
-        count += 1;
-        points += device.map.points.iter().filter(|point| point.published).count();
-    }
-    let (devices, points) = (site::plural(count, "device"), site::plural(points, "point"));
-    outln!("{}: fine, {devices}, {points}", args.site.display());
-    Ok(Outcome::Fine)
+    Ok(if verdict.accepted { Outcome::Fine } else { Outcome::WrongConfiguration })
 }
 
-fn check_profile(args: &SiteArgs) -> Outcome {
-    let loaded = config::load_profile(&args.site);
-    site::print(&loaded.diagnostics);
-    let Some(map) = loaded.map else { return Outcome::WrongConfiguration };
-    let points = site::plural(map.points.len(), "point");
-    let proven = match loaded.proven.proofs.len() {
-        0 => String::new(),
-        proofs => format!(", {} proven by examples", site::plural(proofs, "value")),
-    };
-    outln!("{}: fine, {points}{proven}", args.site.display());
-    Outcome::Fine
+/// What is to be said of a site, or of a profile that is given in its place.
+fn verdict(args: &SiteArgs) -> Verdict {
+    let loaded = site::read(args);
+    if loaded.is_profile() {
+        let profile = config::load_profile(&args.site);
+        let points = profile.map.as_ref().map_or(0, |map| map.points.len());
+        let accepted = profile.map.is_some();
+        let proven = profile.proven.proofs.len();
+        return Verdict { diagnostics: profile.diagnostics, accepted, devices: None, points, proven };
+    }
+    let sound = loaded.is_sound();
+    let gateway = loaded.site.filter(|_| sound).and_then(|site| site::planned(site).ok());
+    let accepted = gateway.is_some();
+    let (mut devices, mut points) = (0, 0);
+    for connection in gateway.iter().flat_map(|gateway| gateway.connections()) {
+        for (device, _) in connection.plan.devices() {
+            devices += 1;
+            points += device.map.points.iter().filter(|point| point.published).count();
+        }
+    }
+    Verdict { diagnostics: loaded.diagnostics, accepted, devices: Some(devices), points, proven: 0 }
+}
+
+/// `2 devices, 10 points`, `10 points, 3 values proven by examples`
+fn contents(verdict: &Verdict) -> String {
+    let points = site::plural(verdict.points, "point");
+    match (verdict.devices, verdict.proven) {
+        (Some(devices), _) => format!("{}, {points}", site::plural(devices, "device")),
+        (None, 0) => points,
+        (None, proven) => format!("{points}, {} proven by examples", site::plural(proven, "value")),
+    }
 }
 
 pub fn schema(kind: SchemaKind) -> Result<Outcome> {

@@ -42,6 +42,7 @@ mod check;
 mod connection;
 mod demo;
 mod explain;
+mod explain_code;
 mod export;
 mod import;
 mod live;
@@ -49,6 +50,7 @@ mod logging;
 mod plan;
 mod probe;
 mod read;
+mod report;
 mod run;
 mod scan;
 mod site;
@@ -98,7 +100,7 @@ enum Command {
     /// Report every mistake in a site file (or a profile) and the files it uses
     ///
     /// Touches no device and no broker.
-    Check(SiteArgs),
+    Check(CheckArgs),
     /// Prove maps without a device: the examples of a profile, or of all profiles of a site, value by value
     ///
     /// Exit code 2 when a value is not the expected one.
@@ -120,6 +122,14 @@ enum Command {
         after_help = "Examples:\n  taktbus explain           everything\n  taktbus explain oven1     one device\n  taktbus explain meters    one connection with all its devices"
     )]
     Explain(ExplainArgs),
+    /// Tell the long story of a finding's code: what it means, why, and what to write instead
+    ///
+    /// Without a code: all of them, a line each.
+    ExplainCode {
+        /// The code, as `check` shows it in brackets: E017
+        #[arg(value_name = "CODE")]
+        code: Option<String>,
+    },
     /// Find out what a register means: every type and order, ranked by what the value should be
     Probe(probe::ProbeArgs),
     /// Find the units on a connection, politely: one question at a time
@@ -150,6 +160,15 @@ struct SiteArgs {
     /// Look for profiles here too, after the mappings folder beside the site file
     #[arg(long = "mappings", value_name = "DIR")]
     mappings: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    site: SiteArgs,
+    /// What the findings look like; the exit code is the same for all
+    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
+    format: report::Format,
 }
 
 #[derive(Debug, Args)]
@@ -293,6 +312,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Check(args) => check::check(&args),
         Command::Test(args) => test::test(&args),
         Command::Plan(args) => block_on(plan::plan(args)),
+        Command::ExplainCode { code } => Ok(explain_code::explain_code(code.as_deref())),
         Command::Schema { kind } => check::schema(kind),
         Command::Export(args) => export::export(&args),
         Command::Import(args) => import::import(args),

@@ -10,7 +10,11 @@ use crate::runtime::gateway::Gateway;
 
 /// Loads the site; nothing is printed.
 pub fn read(args: &SiteArgs) -> Loaded {
-    let options = LoadOptions { mapping_dirs: args.mappings.clone(), port_links: Some(ports::BY_ID.into()) };
+    let options = LoadOptions {
+        mapping_dirs: args.mappings.clone(),
+        port_links: Some(ports::BY_ID.into()),
+        look_for_secrets: true,
+    };
     config::load(&args.site, &options)
 }
 
@@ -48,8 +52,10 @@ pub fn print(diagnostics: &[Diagnostic]) {
     }
     let count = |severity| diagnostics.iter().filter(|d| d.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-    if errors + warnings > 0 {
+    let worst = diagnostics.iter().min_by_key(|finding| finding.severity);
+    if let Some(worst) = worst {
         errln!("{}, {}", plural(errors, "error"), plural(warnings, "warning"));
+        errln!("`taktbus explain-code {}` tells more", worst.code);
     }
 }
 

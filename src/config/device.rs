@@ -86,9 +86,8 @@ pub fn compile(
     };
     let map = map.filter(|map| check_protocol(name, map, found));
     let groups = match &map {
-        Some(map) if !written.faulty => {
-            check_published(name, map, found).and_then(|()| rates::groups(name, written, map, found))
-        }
+        Some(map) if !written.faulty => check_published(name, map, found)
+            .and_then(|()| rates::groups(name, written, map, limits.refresh, found)),
         _ => None,
     };
     let device = match (unit, map, groups) {

@@ -139,11 +139,7 @@ pub fn read_profile(file: &Arc<SourceFile>, found: &mut Diagnostics) -> Option<E
     let whole = Span { file: Arc::clone(file), range: 0..0 };
     let written = Profile::read(&node, &mut Reader { file, found })?;
     let defaults = Defaults::of(&written, found);
-    let limits = match &written.limits {
-        Some(limits) => compile::limits(Limits::default(), &limits.value),
-        None => Limits::default(),
-    };
-    let limits = Limits { blocks: defaults.blocks(), ..limits };
+    let limits = compile::profile_limits(&written, &defaults, found);
     let map = written.points.as_ref().and_then(|points| {
         compile::compile(&points.value.0, &defaults, &limits, Selection::default(), &whole, found)
     });

@@ -6,6 +6,7 @@ mod device;
 pub mod examples;
 mod fit;
 mod library;
+mod look;
 pub mod plan;
 pub mod ports;
 mod publish;
@@ -34,6 +35,8 @@ pub struct LoadOptions {
     pub mapping_dirs: Vec<PathBuf>,
     /// [`ports::BY_ID`], where the links of serial ports may be looked at.
     pub port_links: Option<PathBuf>,
+    /// Look whether the secrets and certificates that a site names are there.
+    pub look_for_secrets: bool,
 }
 
 /// What came of loading a site file.
@@ -108,7 +111,7 @@ pub(crate) fn load_from_memory(text: &str, profiles: &[(String, &str)]) -> Loade
     let mut found = Diagnostics::default();
     let file = Arc::new(SourceFile { path: "site.yaml".into(), text: text.into() });
     let mut library = library::Library::in_memory(profiles, &mut found);
-    let site = compile(&file, &mut library, None, &mut found);
+    let site = compile(&file, &mut library, |_, _| {}, &mut found);
     Loaded { site, proven: library.proven(), diagnostics: found.sorted() }
 }
 
@@ -120,7 +123,14 @@ fn read_site(
 ) -> Option<plan::Site> {
     let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
     let mut library = library::Library::new(folder, &options.mapping_dirs);
-    let site = compile(file, &mut library, options.port_links.as_deref(), found);
+    // What the machine has is looked at where it may be.
+    let look = |written: &written::Site, found: &mut Diagnostics| {
+        ports::check(written, options.port_links.as_deref(), found);
+        if options.look_for_secrets {
+            look::check(written, folder, found);
+        }
+    };
+    let site = compile(file, &mut library, look, found);
     *proven = library.proven();
     let mut site = site?;
     site.routes.iter_mut().for_each(|route| beside(folder, route));
@@ -130,7 +140,7 @@ fn read_site(
 fn compile(
     file: &Arc<SourceFile>,
     library: &mut library::Library,
-    port_links: Option<&Path>,
+    look: impl FnOnce(&written::Site, &mut Diagnostics),
     found: &mut Diagnostics,
 ) -> Option<plan::Site> {
     let node = yaml::parse(file, found)?;
@@ -142,7 +152,7 @@ fn compile(
     }
     let written = written::Site::read(&node, &mut Reader { file, found })?;
     drop(node);
-    ports::check(&written, port_links, found);
+    look(&written, found);
     let site = site::compile(&written, library, found)?;
     fit::check(&written, &site, found);
     Some(site)

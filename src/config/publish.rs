@@ -202,13 +202,25 @@ fn check_collisions(
 }
 
 fn password(written: &Publish, found: &mut Diagnostics) -> Option<Secret> {
-    let at = written.password.as_ref()?;
+    let Some(at) = &written.password else {
+        if let Some(user) = written.user.as_ref().filter(|_| !written.faulty && written.key.is_none()) {
+            found
+                .warning(codes::NO_PASSWORD, &user.span, "a user without a password")
+                .help("most brokers refuse it; add password: {env: NAME} or {file: PATH}");
+        }
+        return None;
+    };
     if written.user.is_none() && !written.faulty {
         // MQTT 3.1.1, [MQTT-3.1.2-22]
         found.error(codes::MISSING_KEY, &at.span, "a password needs the key 'user'");
     }
     match &at.value {
-        Either::Short(text) => Some(Secret::Literal(text.0.clone())),
+        Either::Short(text) => {
+            found
+                .warning(codes::LITERAL_SECRET, &at.span, "a password that everyone sees who sees this file")
+                .help("{env: NAME} or {file: PATH}");
+            Some(Secret::Literal(text.0.clone()))
+        }
         Either::Long(words) => match (&words.env, &words.file) {
             (Some(env), None) => Some(Secret::Env(env.value.0.clone())),
             (None, Some(file)) => Some(Secret::File(PathBuf::from(&file.value.0))),

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::written::Device;
 use crate::document::codes;
+use crate::document::duration::show_duration;
 use crate::document::read::At;
 use crate::document::suggest::did_you_mean;
 use crate::document::types::Either;
 use crate::mapping::compiled::{DeviceMap, PointIx};
 use crate::mapping::device::{Every, Group};
-use crate::model::diagnostic::Diagnostics;
+use crate::model::diagnostic::{Diagnostics, Span};
 
 /// The built-in rate: once per connection.
 const ONCE: &str = "once";
@@ -21,11 +22,12 @@ const DEFAULT: &str = "default";
 /// How many points a message names.
 const MAX_NAMED: usize = 4;
 
-/// Which points are read how often. `None` is reported.
+/// Which points are read how often. `None` is reported. `refresh` is how often the device renews its values.
 pub fn groups(
     name: &At<String>,
     device: &Device,
     map: &DeviceMap,
+    refresh: Option<Duration>,
     found: &mut Diagnostics,
 ) -> Option<Vec<Group>> {
     let before = found.errors();
@@ -56,6 +58,7 @@ pub fn groups(
         found.error(codes::NO_INTERVAL, span, message).help(help);
     }
     check_names(device, map, found);
+    check_refresh(device, map, refresh, found);
     let groups = groups.into_iter().map(|(every, points)| Group { every, points }).collect();
     (found.errors() == before).then_some(groups)
 }
@@ -91,6 +94,33 @@ impl<'d> Intervals<'d> {
             Self::ByRate(rates) => rates.get(rate).or_else(|| rates.get(DEFAULT)),
         };
         interval.copied().map(Every::Interval)
+    }
+}
+
+/// Intervals that are shorter than the device's own.
+fn check_refresh(device: &Device, map: &DeviceMap, refresh: Option<Duration>, found: &mut Diagnostics) {
+    let (Some(refresh), Some(at)) = (refresh, &device.every) else { return };
+    let mut check = |interval: Duration, span: &Span| {
+        if interval < refresh {
+            let (often, seldom) = (show_duration(interval), show_duration(refresh));
+            let message = format!("read every {often}, and the device renews its values every {seldom}");
+            found
+                .warning(codes::FASTER_THAN_DEVICE, span, message)
+                .help("the profile says so by limits: {refresh: …}; the same values come again, and the bus is busy");
+        }
+    };
+    match &at.value {
+        Either::Short(interval) => check(interval.0, &at.span),
+        Either::Long(rates) => {
+            let used: BTreeSet<&str> =
+                map.points.iter().filter(|point| point.published).map(|point| &*point.rate).collect();
+            let is_used = |name: &str| name == DEFAULT || used.contains(name);
+            for (name, interval) in rates.0.iter().filter(|(name, _)| is_used(&name.value)) {
+                if let Some(interval) = interval {
+                    check(interval.0, &name.span);
+                }
+            }
+        }
     }
 }
 

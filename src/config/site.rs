@@ -1,6 +1,7 @@
 //! A site as written → a plan: every part is checked, whatever is wrong with the others.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::library::Library;
 use super::plan::{Connection, Protocol, Route, SinkConfig, Site};
@@ -12,6 +13,7 @@ use crate::document::types::Name;
 use crate::drivers::modbus::config::Link;
 use crate::mapping::device::Device;
 use crate::model::diagnostic::Diagnostics;
+use crate::model::place::Place;
 
 /// The points of each device that is known, by all names that they have.
 type Writable = BTreeMap<String, Option<BTreeMap<String, device::Known>>>;
@@ -122,11 +124,44 @@ fn devices(
             connections[at].devices.extend(outcome.device);
         }
     }
+    connections.iter().for_each(|known| same_units(known, &at.value.0, found));
     for known in connections.iter().filter(|known| !known.used) {
         let message = format!("no device uses connection '{}'", known.name.value);
         found.warning(codes::UNUSED_CONNECTION, &known.name.span, message);
     }
     writable
+}
+
+/// Two devices that are one unit to the wire may share it, say with a budget each; the same registers twice are a mistake.
+fn same_units(known: &Known<'_>, written: &[(At<String>, Option<written::Device>)], found: &mut Diagnostics) {
+    let mut first: HashMap<u8, Vec<&Device>> = HashMap::new();
+    for device in &known.devices {
+        let others = first.entry(device.unit).or_default();
+        let shared = others.iter().find(|other| shares_a_place(other, device));
+        let span = written.iter().find(|(name, _)| name.value == *device.name).map(|(name, _)| &name.span);
+        if let (Some(other), Some(span)) = (shared, span) {
+            let message = format!(
+                "'{}' reads registers of unit {} that '{}' reads already",
+                device.name, device.unit, other.name
+            );
+            found.warning(codes::SAME_UNIT, span, message).help("is its unit_id or its connection right?");
+        }
+        // Others like them are found by the first few of them.
+        if others.len() < MOST_OF_ONE_UNIT {
+            others.push(device);
+        }
+    }
+}
+
+/// Devices of one unit that later ones are compared with.
+const MOST_OF_ONE_UNIT: usize = 8;
+
+fn shares_a_place(a: &Device, b: &Device) -> bool {
+    if Arc::ptr_eq(&a.map, &b.map) {
+        return true;
+    }
+    let places: HashSet<&Place> = a.map.readings.iter().map(|reading| &reading.place).collect();
+    b.map.readings.iter().any(|reading| places.contains(&reading.place))
 }
 
 /// The connection that a device names.

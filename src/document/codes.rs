@@ -1,12 +1,33 @@
-//! The codes of all findings, with one line on each: the only place where a code is written.
+//! The codes of all findings, with one line and a story on each: the only place where a code is written.
+//!
+//! The story of `E017` is `codes/E017.md`: what the finding means and why, and mostly one example that has it and one that
+//! doesn't (blocks marked `yaml wrong` and `yaml right`; `tests/stories.rs` runs them).
+
+/// A kind of finding.
+#[derive(Clone, Copy, Debug)]
+pub struct Code {
+    /// `E017` is an error, `W002` a warning. A code keeps its meaning for ever.
+    pub code: &'static str,
+    /// What it is, in one line.
+    pub title: &'static str,
+    /// The name of its constant.
+    pub name: &'static str,
+    /// What it means, in Markdown.
+    pub story: &'static str,
+}
 
 /// Declares the codes as constants and as a table.
 macro_rules! codes {
     ($($name:ident = $code:literal, $title:literal;)*) => {
         $(#[doc = $title] pub const $name: &str = $code;)*
 
-        /// Every code with its title, and the name of its constant.
-        pub const TABLE: &[(&str, &str, &str)] = &[$(($code, $title, stringify!($name))),*];
+        /// Every code.
+        pub const TABLE: &[Code] = &[$(Code {
+            code: $code,
+            title: $title,
+            name: stringify!($name),
+            story: include_str!(concat!("codes/", $code, ".md")),
+        }),*];
     };
 }
 
@@ -85,6 +106,7 @@ codes! {
     NOT_WRITABLE = "E080", "A point to write in a place that no request can write.";
     WRITE_FUNCTION = "E081", "A function code that does not write the point, or that the device does not have.";
     WRITE_RANGE = "E082", "Values to write that are none, or that the point cannot have.";
+    REFUSED_ADDRESS = "E083", "A point at addresses that the device refuses.";
     EXAMPLE_FAILS = "E090", "An example whose registers give another value than is expected.";
     EXAMPLE_LACKS = "E091", "An example that does not give all registers of a point.";
     NODE_ID = "E098", "A node id that OPC UA does not have.";
@@ -95,6 +117,15 @@ codes! {
     BUSY_BUS = "W006", "A bus with little room for slow or lost answers.";
     OLD_VALUES = "W007", "Values that may be older than their budget.";
     PORT_NUMBER = "W010", "A serial port by a number that changes when it's plugged in again.";
+    SAME_VALUE = "W011", "Two points that read the same place in the same way.";
+    OVERLAP = "W012", "Registers that belong to two values of different types.";
+    LONE_PARITY = "W013", "An odd address among even ones, or an even one among odd ones.";
+    INEXACT_SCALE = "W014", "A scale that loses the register's last digits.";
+    FASTER_THAN_DEVICE = "W015", "An interval that is shorter than the device's own.";
+    LITERAL_SECRET = "W016", "A password that is written in the file.";
+    NO_PASSWORD = "W017", "A user without a password.";
+    NOT_THERE = "W018", "A secret or certificate that is not there.";
+    SAME_UNIT = "W019", "Two devices that read the same registers of one unit.";
 }
 
 #[cfg(test)]
@@ -121,7 +152,7 @@ mod tests {
             sources(&root.join(folder), &mut text);
         }
         let mut known = std::collections::BTreeSet::new();
-        for (code, title, name) in TABLE {
+        for Code { code, title, name, .. } in TABLE {
             assert!(known.insert(code), "{code} is listed twice");
             assert!(title.ends_with('.'), "{code}");
             assert!(text.contains(&format!("codes::{name}")), "{name} is used nowhere");

@@ -39,15 +39,17 @@ impl<const MIN: u64, const MAX: u64> Read for Duration<MIN, MAX> {
                 return None;
             }
         };
-        let Some(duration) = parse_duration(text) else {
+        let (min, max) = (StdDuration::from_millis(MIN), StdDuration::from_millis(MAX));
+        let Some(duration) = parse_duration(text).or_else(|| is_huge(text).then_some(StdDuration::MAX))
+        else {
             to.error(codes::BAD_DURATION, node, format!("'{}' is no duration", shortened(text)))
                 .help("such as 500ms, 5s, 1.5s, 1m or 2h");
             return None;
         };
-        let (min, max) = (StdDuration::from_millis(MIN), StdDuration::from_millis(MAX));
         if duration < min || duration > max {
             let message = format!(
-                "{text} is out of range: {} to {} is allowed",
+                "{} is out of range: {} to {} is allowed",
+                shortened(text),
                 show_duration(min),
                 show_duration(max)
             );
@@ -67,6 +69,12 @@ impl<const MIN: u64, const MAX: u64> Read for Duration<MIN, MAX> {
             })
         })
     }
+}
+
+/// Digits and a unit, and more of them than can be counted?
+fn is_huge(text: &str) -> bool {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    digits > 0 && ["ms", "s", "m", "h"].contains(&&text[digits..])
 }
 
 /// `500ms`, `1.5s`, `2h`; `None` for what is no duration, or is finer than a microsecond.

@@ -55,8 +55,8 @@ pub trait Document: Default {
     fn mark_faulty(&mut self);
 }
 
-/// Reads a document, and reports all that is wrong with it.
-pub fn read_document<D: Document>(node: &Node, to: &mut Reader<'_>) -> Option<D> {
+/// Reads a document, and reports all that is wrong with it; keys that are missing at `place`.
+pub fn read_document<D: Document>(place: &Node, node: &Node, to: &mut Reader<'_>) -> Option<D> {
     let before = to.found.errors();
     let entries = to.entries(node, D::NOUN)?;
     let mut document = D::default();
@@ -79,7 +79,7 @@ pub fn read_document<D: Document>(node: &Node, to: &mut Reader<'_>) -> Option<D>
     }
     for field in D::FIELDS.iter().filter(|field| field.required) {
         if !entries.iter().any(|entry| entry.key == field.key) {
-            to.error(codes::MISSING_KEY, node, format!("{} needs the key '{}'", D::NOUN, field.key));
+            to.error(codes::MISSING_KEY, place, format!("{} needs the key '{}'", D::NOUN, field.key));
         }
     }
     if to.found.errors() > before {
@@ -189,7 +189,15 @@ macro_rules! document {
                 node: &$crate::document::yaml::Node,
                 to: &mut $crate::document::read::Reader<'_>,
             ) -> Option<Self> {
-                $crate::document::fields::read_document(node, to)
+                $crate::document::fields::read_document(node, node, to)
+            }
+
+            fn read_under(
+                key: &$crate::document::yaml::Node,
+                node: &$crate::document::yaml::Node,
+                to: &mut $crate::document::read::Reader<'_>,
+            ) -> Option<Self> {
+                $crate::document::fields::read_document(key, node, to)
             }
 
             fn schema(schemas: &mut $crate::document::schema::Schemas) -> serde_json::Value {

@@ -20,6 +20,11 @@ pub trait Read: Sized {
     /// Reads it, and reports everything that is wrong with it.
     fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self>;
 
+    /// The same for what stands under a key, which is where something missing is reported.
+    fn read_under(_key: &Node, node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        Self::read(node, to)
+    }
+
     /// Its JSON Schema (draft 2020-12); what is used often goes into the definitions.
     fn schema(schemas: &mut Schemas) -> Value;
 }

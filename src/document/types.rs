@@ -46,19 +46,23 @@ impl Read for Text {
                 return None;
             }
         };
-        if text.len() > MAX_TEXT || text.chars().any(|c| c.is_control() && c != '\n') {
-            to.error(
-                codes::BAD_TEXT,
-                node,
-                format!("a text has at most {MAX_TEXT} bytes and no control characters"),
-            );
+        if text.len() > MAX_TEXT {
+            to.error(codes::BAD_TEXT, node, format!("a text has at most {MAX_TEXT} bytes"));
+            return None;
+        }
+        if let Some(c) = text.chars().find(|c| c.is_control() && *c != '\n') {
+            let message = format!("the text has the control character U+{:04X}", u32::from(c));
+            to.error(codes::BAD_TEXT, node, message)
+                .help("remove it: it travels in JSON, topics and log lines");
             return None;
         }
         Some(Self(text.to_string()))
     }
 
-    fn schema(_: &mut Schemas) -> Value {
-        json!({ "type": "string" })
+    fn schema(schemas: &mut Schemas) -> Value {
+        // Control characters, without the line feed.
+        let pattern = r"^[^\u0000-\u0009\u000b-\u001f\u007f-\u009f]*$";
+        schemas.named("Text", |_| json!({ "type": "string", "maxLength": MAX_TEXT, "pattern": pattern }))
     }
 }
 
@@ -277,7 +281,7 @@ impl<V: Read> Read for Names<V> {
         for entry in entries {
             let Some(Name(name)) = check_name(entry.key, entry.at, to) else { continue };
             let at = At { value: name, span: to.span(entry.at) };
-            all.push((at, V::read(entry.value, to)));
+            all.push((at, V::read_under(entry.at, entry.value, to)));
         }
         Some(Self(all))
     }
@@ -320,6 +324,13 @@ impl<T: Read> Read for Nullable<T> {
             return Some(Self(None));
         }
         T::read(node, to).map(|value| Self(Some(value)))
+    }
+
+    fn read_under(key: &Node, node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        if meaning(node) == Meaning::Null {
+            return Some(Self(None));
+        }
+        T::read_under(key, node, to).map(|value| Self(Some(value)))
     }
 
     fn schema(schemas: &mut Schemas) -> Value {

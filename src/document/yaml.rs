@@ -275,6 +275,10 @@ fn syntax_fault(error: &ScanError, text: &str) -> Fault {
         ErrorKind::UnexpectedCharacter { character: '%' } => {
             fault("a value cannot begin with '%'").help("write percent: `unit: percent`")
         }
+        ErrorKind::UnexpectedCharacter { character } if character.is_control() => {
+            fault(&format!("the control character U+{:04X}", u32::from(*character)))
+                .help("remove it: some editors show it as ^A or a box, others not at all")
+        }
         ErrorKind::UnexpectedCharacter { character } => {
             fault(&format!("a value cannot begin with '{}'", character.escape_default()))
                 .help("put the text in quotes")
@@ -296,8 +300,9 @@ fn syntax_fault(error: &ScanError, text: &str) -> Fault {
         ErrorKind::MismatchedFlowCollectionEnd { open, close } => {
             fault(&format!("'{open}' is closed by '{close}'"))
         }
-        ErrorKind::ExpectedFlowMappingSeparator => fault("',' or '}' is expected here"),
-        ErrorKind::ExpectedFlowSequenceSeparator => fault("',' or ']' is expected here"),
+        ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::ExpectedFlowSequenceSeparator => {
+            separator_expected(text, at)
+        }
         ErrorKind::MappingValueNotAllowed => fault("a second ':' on this line")
             .help("put a text that contains ': ' in quotes, or begin a new line"),
         ErrorKind::SimpleKeyExpected | ErrorKind::ExpectedBlockMappingKey => {
@@ -312,6 +317,48 @@ fn syntax_fault(error: &ScanError, text: &str) -> Fault {
         _ if found == Some('\t') => fault("a tab: YAML is indented with blanks"),
         _ => fault(&format!("not YAML: {}", error.info())),
     }
+}
+
+/// In a list or map in brackets: what was opened on an earlier line was most likely meant to be closed there.
+fn separator_expected(text: &str, at: usize) -> Fault {
+    let fault = |at: usize, message: String| Fault::new(codes::YAML_SYNTAX, at, 1, message);
+    let at = floor(text, at);
+    let Some((from, open)) = open_bracket(&text[..at]) else {
+        return fault(at, "',' is expected here".into());
+    };
+    let close = if open == '{' { '}' } else { ']' };
+    if !text[from..at].contains('\n') {
+        return fault(at, format!("',' or '{close}' is expected here"));
+    }
+    fault(from, format!("this '{open}' is never closed"))
+        .help("close it at the end of its line; or is a ',' missing between two lines?")
+}
+
+/// The innermost bracket that is open at the end of a text, outside of quotes and comments.
+fn open_bracket(text: &str) -> Option<(usize, char)> {
+    let mut open = Vec::new();
+    let mut quote = None;
+    let mut before = '\n';
+    let mut is_comment = false;
+    for (at, c) in text.char_indices() {
+        match (quote, c) {
+            _ if is_comment => is_comment = c != '\n',
+            (Some(_), '\\') if before == '\\' => {
+                before = ' ';
+                continue;
+            }
+            (Some('"'), '"') if before == '\\' => {}
+            (Some(of), _) if of == c => quote = None,
+            (Some(_), _) => {}
+            (None, '#') if before.is_whitespace() => is_comment = true,
+            (None, '"' | '\'') if before.is_whitespace() || "{[,:".contains(before) => quote = Some(c),
+            (None, '{' | '[') => open.push((at, c)),
+            (None, '}' | ']') => drop(open.pop()),
+            (None, _) => {}
+        }
+        before = c;
+    }
+    open.pop()
 }
 
 fn floor(text: &str, at: usize) -> usize {
@@ -408,6 +455,9 @@ mod tests {
             ("a:\n\tb: 1", "a tab: YAML is indented with blanks"),
             ("a: 'x\nb: 1", "this quote is never closed"),
             ("a: {b: 1", "this '{' is never closed"),
+            ("a:\n  b: {c: 1, d: '}'  # }\n  e: {f: 1}\n", "this '{' is never closed"),
+            ("a: [1, 2 3: 4]", "',' or ']' is expected here"),
+            ("a: \u{1}b", "the control character U+0001"),
             ("a: b: c", "a second ':' on this line"),
             ("a: *b", "an alias to an unknown anchor"),
             ("a: !!str 1", "the tag !!str is not understood"),

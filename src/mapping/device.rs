@@ -62,6 +62,10 @@ pub struct Limits {
     pub functions: Option<Vec<u8>>,
     /// Addresses that are read as a whole only: sorted by table and address, none overlaps another.
     pub blocks: Vec<FixedBlock>,
+    /// How often the device renews its values; `None`: not known.
+    pub refresh: Option<Duration>,
+    /// Addresses that the device answers with exception 2: no request may contain one.
+    pub refused: Arc<[Stretch]>,
 }
 
 /// Consecutive addresses that the device gives as a whole only.
@@ -91,6 +95,17 @@ impl FixedBlock {
     }
 }
 
+/// Consecutive addresses of one table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The table.
+    pub table: Table,
+    /// The first address, zero-based, as on the wire.
+    pub first: u16,
+    /// The last address.
+    pub last: u16,
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -102,6 +117,8 @@ impl Default for Limits {
             response_timeout: None,
             functions: None,
             blocks: Vec::new(),
+            refresh: None,
+            refused: Arc::new([]),
         }
     }
 }
@@ -119,6 +136,13 @@ impl Limits {
             self.blocks.partition_point(|block| (block.table, u32::from(block.address)) < (table, end));
         let last = before.checked_sub(1).and_then(|at| self.blocks.get(at).copied());
         last.filter(|block| block.overlaps(table, address, count))
+    }
+
+    /// The first of the refused stretches that has an address from `from` up to, not including, `end`.
+    pub fn refused_in(&self, table: Table, from: u32, end: u32) -> Option<&Stretch> {
+        let meets =
+            |of: &&Stretch| of.table == table && u32::from(of.first) < end && from <= u32::from(of.last);
+        self.refused.iter().filter(|_| from < end).find(meets)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod example;
 pub mod inverse;
 pub mod node;
 pub mod profile;
+pub mod refused;
 pub mod transform;
 pub mod write;
 pub mod written;

@@ -1,19 +1,50 @@
 //! Profiles as written: what a device is. The only list of their keys.
 
+use serde_json::{Value, json};
+
 use super::example::Example;
 use super::node::NodeId;
+use super::refused::RefusedWords;
 use super::written::{
     Access, ByteWord, CharsWord, ClockWord, DeadbandWord, FunctionWord, InvalidByType, InvalidWords, Labels,
     Mask, OrderWord, ProfileName, RangeWord, TypeWord, ZoneWord,
 };
+use crate::document::codes;
 use crate::document::duration::{Duration, Interval, Rest};
 use crate::document::fields::document;
-use crate::document::read::At;
-use crate::document::types::{Either, Flag, Int, List, Name, Names, Number, Text};
+use crate::document::read::{At, Read, Reader};
+use crate::document::schema::Schemas;
+use crate::document::types::{Either, Flag, Int, List, Name, Names, Number, Text, whole_number};
+use crate::document::yaml::Node;
 use crate::model::place::Table;
 
 /// An address as written: zero-based on the wire, or counted from 1.
-pub type Address = Int<0, 65536>;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub i64);
+
+impl Read for Address {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        let number = whole_number(node, to)?;
+        // 65536 is the last one where the list counts from 1; whether it does is known to the whole profile only.
+        if (0..=65_536).contains(&number) {
+            return i64::try_from(number).ok().map(Self);
+        }
+        let finding = to.error(
+            codes::ADDRESS,
+            node,
+            format!("address {number} is out of range: 0 to 65535 is allowed"),
+        );
+        if (100_001..=465_536).contains(&number) {
+            finding
+                .help(format!("a number of the vendor's list, with its table in front? Write ref: {number}"));
+        }
+        None
+    }
+
+    fn schema(_: &mut Schemas) -> Value {
+        json!({ "type": "integer", "minimum": 0, "maximum": 65_536, "examples": [0, 40] })
+    }
+}
 
 /// Registers: the first one of a run, or each of them, most significant first.
 pub type Registers = Either<Address, List<Address>>;
@@ -39,6 +70,8 @@ document! {
         optional limits: Limits,
         /// Addresses that the device gives as a whole only: what lies in one is read with all of it.
         optional blocks: List<BlockWords>,
+        /// Addresses that the device answers with exception 2: no point is there, and no request reads over them.
+        optional refused: List<RefusedWords>,
         /// The points by name.
         required points: Names<Point>,
         /// Test vectors: `check` proves the map against them, without the device.
@@ -64,6 +97,8 @@ document! {
         optional response_timeout: Duration<1, 60_000>,
         /// Function codes that the device understands. Default: all.
         optional functions: List<Int<1, 127>>,
+        /// How often the device renews its values: reading them more often yields the same again.
+        optional refresh: Interval,
     }
 }
 

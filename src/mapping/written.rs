@@ -404,12 +404,17 @@ impl Read for DeadbandWord {
             to.error(codes::BAD_DEADBAND, node, format!("a deadband is a distance: {size} is negative"));
             return None;
         }
+        if matches!(deadband, Deadband::Percent(percent) if percent > Decimal::from(100i64)) {
+            to.error(codes::BAD_DEADBAND, node, format!("{size}% of a value is more than all of it"))
+                .help("such as 1%, at most 100%");
+            return None;
+        }
         Some(Self(deadband))
     }
 
     fn schema(_: &mut Schemas) -> Value {
         json!({
-            "anyOf": [{ "type": "number", "minimum": 0 }, { "type": "string", "pattern": "^[0-9.]+ ?%$" }],
+            "anyOf": [{ "type": "number", "minimum": 0 }, { "type": "string", "pattern": r"^(100|[0-9]{1,2}(\.[0-9]+)?) ?%$" }],
             "examples": [0.5, "1%"],
         })
     }

@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, and where: collected from all files, printed once.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -139,6 +140,16 @@ impl Diagnostics {
     }
 }
 
+impl Severity {
+    /// `error` or `warning`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
 impl Diagnostic {
     /// Adds what to do about it.
     pub fn help(&mut self, help: impl Into<String>) {
@@ -154,17 +165,46 @@ impl Span {
         (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
 
-    /// The whole line that it starts on, without its end.
-    fn line(&self) -> &str {
+    /// How many characters of its first line it covers; at least 1.
+    pub fn width(&self) -> usize {
+        let text = &self.file.text;
+        let (from, to) = (floor_char(text, self.range.start), floor_char(text, self.range.end));
+        text.get(from..to).map_or(1, |s| s.lines().next().unwrap_or("").chars().count()).max(1)
+    }
+
+    /// The line that it starts on, without its end, its control characters and its password; of a very long one the
+    /// beginning.
+    pub fn excerpt(&self) -> String {
         let text = &self.file.text;
         let start = text[..floor_char(text, self.range.start)].rfind('\n').map_or(0, |n| n + 1);
-        text[start..].lines().next().unwrap_or("")
+        let line = text[start..].lines().next().unwrap_or("");
+        blanked(&without_password(line)).take(LONGEST_EXCERPT).collect()
     }
 }
 
 /// The largest character boundary at or before `at`.
 fn floor_char(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0)
+}
+
+/// A line as it may be shown and logged: each character of a password in it is a `*`, so that columns stay.
+fn without_password(line: &str) -> Cow<'_, str> {
+    const KEY: &str = "password";
+    let Some(key) = line.find(KEY) else { return Cow::Borrowed(line) };
+    let rest = line[key + KEY.len()..].trim_start_matches(['"', '\'', ' ']);
+    let Some(value) = rest.strip_prefix(':').map(str::trim_start).filter(|value| !value.starts_with('{'))
+    else {
+        return Cow::Borrowed(line);
+    };
+    let from = line.len() - value.len();
+    let end = match value.chars().next() {
+        // A quote that is part of the password (doubled, or behind a backslash) hides all that follows too.
+        Some(quote @ ('"' | '\'')) => value.rfind(quote).filter(|end| *end > 0).map(|end| end + 1),
+        _ => value.find([',', '}']),
+    };
+    let to = end.map_or(line.len(), |end| from + end);
+    let stars = "*".repeat(line[from..to].chars().count());
+    Cow::Owned(format!("{}{stars}{}", &line[..from], &line[to..]))
 }
 
 /// Source lines longer than this are cut in excerpts, so that a hostile file can't flood a terminal.
@@ -178,23 +218,17 @@ fn blanked(text: &str) -> impl Iterator<Item = char> {
 /// `FILE:LINE:COL: error[E017]: message`, the source line, a caret, and the help.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
+        let severity = self.severity.word();
         let message: String = blanked(&self.message).collect();
         if let Some(span) = &self.span {
             let (line, column) = span.line_column();
             writeln!(f, "{}:{line}:{column}: {severity}[{}]: {message}", span.file.path, self.code)?;
-            let source: String = blanked(span.line()).take(LONGEST_EXCERPT).collect();
+            let source = span.excerpt();
             let number = line.to_string();
             writeln!(f, " {number} | {source}")?;
             if column <= LONGEST_EXCERPT {
                 let shown = source.chars().count();
-                let text = &span.file.text;
-                let (from, to) = (floor_char(text, span.range.start), floor_char(text, span.range.end));
-                let width = text.get(from..to).map_or(1, |s| s.lines().next().unwrap_or("").chars().count());
-                let width = width.clamp(1, (shown + 1).saturating_sub(column).max(1));
+                let width = span.width().min((shown + 1).saturating_sub(column).max(1));
                 writeln!(f, " {:w$} | {:>column$}{}", "", "^", "^".repeat(width - 1), w = number.len())?;
             }
         } else {
@@ -241,6 +275,21 @@ mod tests {
         all.error("E001", &Span { file, range: 3..4 }, "it is \u{1b}[2J").help("not \u{9b}1m");
         let shown = all.sorted()[0].to_string();
         assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for (line, shown) in [
+            ("  password: s3cret", "  password: ******"),
+            ("a: {user: u, password: s3cret, qos: 1}", "a: {user: u, password: ******, qos: 1}"),
+            ("a: {'password': \"s,3 ét\", qos: 1}", "a: {'password': ********, qos: 1}"),
+            ("password: 'it''s'", "password: *******"),
+            ("password: \"s3cret", "password: *******"),
+            ("a: {password: {env: P}}", "a: {password: {env: P}}"),
+            ("desc: the password of", "desc: the password of"),
+        ] {
+            assert_eq!(without_password(line), shown);
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The program against software that we did not write: pymodbus, libmodbus, mbpoll, mosquitto, socat.
+//! The program against software that we did not write: pymodbus, libmodbus, mbpoll, mosquitto, socat, check-jsonschema.
 //!
 //! `tests/run` installs the peers and sets `TAKTBUS_PEERS`, which turns a missing peer into a failure. Without it a test
 //! whose peer is missing says so on stderr and passes; [`what_was_left_out_is_said`] lists them all.
@@ -15,6 +15,7 @@ mod memory;
 mod outages;
 mod peers;
 mod process;
+mod schemas;
 mod second_client;
 mod security;
 mod tap;

@@ -20,10 +20,11 @@ pub enum Peer {
     Mbpoll,
     Socat,
     Openssl,
+    CheckJsonschema,
 }
 
 impl Peer {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Pymodbus,
         Self::Libmodbus,
         Self::Mosquitto,
@@ -32,6 +33,7 @@ impl Peer {
         Self::Mbpoll,
         Self::Socat,
         Self::Openssl,
+        Self::CheckJsonschema,
     ];
 
     /// Its executable, where it is installed.
@@ -46,6 +48,9 @@ impl Peer {
             Self::Mbpoll => in_path("mbpoll"),
             Self::Socat => in_path("socat"),
             Self::Openssl => in_path("openssl"),
+            Self::CheckJsonschema => {
+                Some(folder().join("venv/bin/check-jsonschema")).filter(|path| path.exists())
+            }
         }
     }
 

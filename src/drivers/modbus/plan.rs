@@ -3,7 +3,7 @@
 //! - What one point needs (its own reading, its scale factor's, its summands') is an *atom*: it comes from one read.
 //! - A block begins and ends at the edge of a value and stays within `max_registers`/`max_bits`.
 //! - Between two atoms at most `max_gap` unneeded addresses are read over. Inside an atom any hole is, if the whole fits
-//!   one request, because one request is the only consistent read that Modbus has.
+//!   one request, because one request is the only consistent read that Modbus has. Refused addresses are never read over.
 //! - What lies in one of the device's fixed blocks is read with all of it and nothing else; no other request touches it.
 //! - An atom that no request can hold becomes a read of several blocks with the most significant one read again at the end.
 

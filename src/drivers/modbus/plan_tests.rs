@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::budget::Budget;
 use crate::mapping::compiled::{Chars, Kind, Order, Point, Reading, Transform};
-use crate::mapping::device::{Every, FixedBlock};
+use crate::mapping::device::{Every, FixedBlock, Stretch};
 
 const EVERY: Every = Every::Interval(Duration::from_secs(1));
 
@@ -117,6 +117,25 @@ fn addresses_as_data(exchange: &Exchange) -> Vec<u8> {
         }
     }
     data
+}
+
+#[test]
+fn refused_addresses_are_not_read_over() {
+    let refused: Arc<[Stretch]> = Arc::new([Stretch { table: Table::Holding, first: 12, last: 12 }]);
+    let limits = Limits { refused, ..limits(125, 50) };
+    let places = vec![
+        run(Table::Holding, 10, 2),
+        run(Table::Holding, 13, 1),
+        run(Table::Holding, 20, 1),
+        run(Table::Input, 10, 1),
+        run(Table::Input, 14, 1),
+    ];
+    assert_eq!(blocks(&device(places, limits.clone())), [(10, 5), (10, 2), (13, 8)]);
+    // One value around the refused address: its parts are read one by one, the first once more at the end.
+    let split = Place::Scattered { table: Table::Holding, addresses: [14, 10].into() };
+    let (_, exchange) = plan(&device(vec![split], limits)).unwrap().remove(0);
+    assert_eq!(exchange.blocks.iter().map(|block| block.address).collect::<Vec<_>>(), [14, 10]);
+    assert!(exchange.repeat_first);
 }
 
 proptest! {

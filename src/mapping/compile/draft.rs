@@ -11,7 +11,7 @@ use crate::document::read::At;
 use crate::mapping::compiled::{
     Chars, Clock, ClockFormat, Deadband, Decode, Kind, Order, Reading, Select, Transform,
 };
-use crate::mapping::device::Limits;
+use crate::mapping::device::{Limits, Stretch};
 use crate::mapping::profile::Point;
 use crate::mapping::write::Target;
 use crate::mapping::written::{Access, OrderWord, TypeWord, ZoneWord};
@@ -87,6 +87,7 @@ pub fn draft(
     };
     let select = select(point, kind, found);
     check_arithmetic(point, kind, found);
+    check_labels(point, kind, &select, found);
     let draft = Draft {
         source,
         kind,
@@ -148,6 +149,15 @@ impl Draft {
             );
             found.error(codes::FUNCTION_NOT_ALLOWED, span, message);
         }
+        if let Some(stretch) = refused(&reading.place, limits) {
+            let message = format!(
+                "point '{name}' is at addresses that 'refused' lists: {} {} to {} on the wire",
+                table.key(),
+                stretch.first,
+                stretch.last
+            );
+            found.error(codes::REFUSED_ADDRESS, span, message).help("remove the point, or correct 'refused'");
+        }
         if let Place::Run { count, .. } = reading.place
             && count > limits.max_count(table)
         {
@@ -168,6 +178,20 @@ impl Draft {
             );
             found.error(codes::FIXED_BLOCK, &self.span, message);
         }
+    }
+}
+
+/// The refused addresses that a place has a part of.
+fn refused<'l>(place: &Place, limits: &'l Limits) -> Option<&'l Stretch> {
+    let within = |table, address: u16, count: u16| {
+        limits.refused_in(table, u32::from(address), u32::from(address) + u32::from(count))
+    };
+    match place {
+        Place::Run { table, address, count } => within(*table, *address, *count),
+        Place::Scattered { table, addresses } => {
+            addresses.iter().find_map(|address| within(*table, *address, 1))
+        }
+        Place::Node(_) => None,
     }
 }
 
@@ -462,6 +486,33 @@ fn select(point: &Point, kind: Option<TypeWord>, found: &mut Diagnostics) -> Sel
         found.error(codes::BIT_RANGE, span, "no bits are named").help("such as {ready: 1, tripped: 3}");
     }
     Select::Flags(flags)
+}
+
+/// Can the value have the numbers that have texts?
+fn check_labels(point: &Point, kind: Option<TypeWord>, select: &Select, found: &mut Diagnostics) {
+    let (Some(at), Some(kind)) = (&point.r#enum, kind) else { return };
+    let all = match (kind, select) {
+        (TypeWord::Bool, _) | (_, Select::Bit(_)) => 0..=1,
+        // 64 bits unsigned go beyond what a text's number can be.
+        (_, Select::Mask(mask)) => {
+            0..=i64::try_from(mask >> mask.trailing_zeros().min(63)).unwrap_or(i64::MAX)
+        }
+        (TypeWord::Bcd16, _) => 0..=9_999,
+        (TypeWord::Bcd32, _) => 0..=99_999_999,
+        (TypeWord::Int8 | TypeWord::Int16 | TypeWord::Int32 | TypeWord::Int64, _) => {
+            let unused = 64 - kind.integer_bits().unwrap_or(64);
+            i64::MIN >> unused..=i64::MAX >> unused
+        }
+        (_, _) => 0..=i64::try_from(u64::MAX >> (64 - kind.integer_bits().unwrap_or(64))).unwrap_or(i64::MAX),
+    };
+    let mut outside = at.value.0.keys().filter(|number| !all.contains(number));
+    if let Some(number) = outside.next() {
+        let message = format!("the value can't be {number}: it goes from {} to {}", all.start(), all.end());
+        let finding = found.error(codes::OUT_OF_RANGE, &at.span, message);
+        if *all.start() < 0 {
+            finding.help("the numbers of an enum are values, not bit patterns: 0xFFFF of an int16 is -1");
+        }
+    }
 }
 
 /// Do the keys that calculate go with the kind of value?

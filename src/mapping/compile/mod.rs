@@ -7,6 +7,7 @@ mod draft;
 mod invalid;
 mod link;
 mod place;
+mod suspicions;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -17,6 +18,7 @@ pub use self::draft::DEFAULT_RATE;
 use super::compiled::{DeviceMap, Order};
 use super::device::{self, FixedBlock};
 use super::profile::{Limits, Point, Profile};
+use super::refused;
 use super::written::TypeWord;
 use crate::document::read::At;
 use crate::document::types::Name;
@@ -108,7 +110,23 @@ pub fn compile(
         .collect();
     let map = link::link(points, &drafts, selection, owner, found);
     let whole = drafts.iter().all(Option::is_some);
+    if whole && found.errors() == before {
+        suspicions::check(points, &drafts, found);
+    }
     map.filter(|_| whole && found.errors() == before)
+}
+
+/// The limits of requests to a profile's device.
+pub fn profile_limits(profile: &Profile, defaults: &Defaults, found: &mut Diagnostics) -> device::Limits {
+    let refused = profile.refused.as_ref();
+    let refused =
+        refused.map_or(Vec::new(), |at| refused::stretches(&at.value, defaults.address_base, found));
+    let base =
+        device::Limits { refused: refused.into(), blocks: defaults.blocks(), ..device::Limits::default() };
+    match &profile.limits {
+        Some(patch) => limits(base, &patch.value),
+        None => base,
+    }
 }
 
 /// The limits of requests: `patch` replaces single ones of `base`.
@@ -126,5 +144,7 @@ pub fn limits(base: device::Limits, patch: &Limits) -> device::Limits {
         response_timeout: patch.response_timeout.as_ref().map(|d| d.0).or(base.response_timeout),
         functions: functions.or(base.functions),
         blocks: base.blocks,
+        refresh: patch.refresh.as_ref().map(|d| d.0).or(base.refresh),
+        refused: base.refused,
     }
 }

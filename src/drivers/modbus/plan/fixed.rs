@@ -17,9 +17,12 @@ pub(super) fn whole(part: Block, limits: &Limits) -> Block {
     fixed_at(part, limits).unwrap_or(part)
 }
 
-/// Is it short enough for a request, and either a fixed block or without any address of one?
+/// Is it short enough for a request, without an address that is refused, and either a fixed block or without any address
+/// of one?
 pub(super) fn may_be_asked(block: Block, limits: &Limits) -> bool {
-    block.count <= most(limits, block.table) && fixed_at(block, limits).is_none_or(|fixed| fixed == block)
+    block.count <= most(limits, block.table)
+        && limits.refused_in(block.table, u32::from(block.address), block.end()).is_none()
+        && fixed_at(block, limits).is_none_or(|fixed| fixed == block)
 }
 
 /// Is each part of the place in a fixed block that one request can hold, or outside of all?
