@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
         ["a", "b", "c", "d"].iter().zip(texts).map(|(name, text)| (format!("fuzz/{name}"), text)).collect();
     let loaded = site(written, &profiles);
     // Not each time: it takes as long again.
-    if bytes.len() % 8 == 0 {
+    if bytes.len().is_multiple_of(8) {
         assert_eq!(site(written, &profiles).diagnostics, loaded.diagnostics);
     }
     judge(loaded);

@@ -40,7 +40,7 @@ thread_local! {
 fuzz_target!(|bytes: &[u8]| {
     RUNTIME.with_borrow_mut(|runtime| {
         RUNS.set(RUNS.get() + 1);
-        if RUNS.get() % RUNS_PER_RUNTIME == 0 {
+        if RUNS.get().is_multiple_of(RUNS_PER_RUNTIME) {
             *runtime = None;
         }
         let paused =
