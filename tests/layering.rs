@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules in dependency order.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 14] = [
     "budget",
     "metrics",
     "model",
