@@ -12,15 +12,18 @@ const MAX_PASSES: usize = 16;
 
 /// The text, the points that are in it, and how many were left out.
 pub fn profile(head: &Head, drafts: Vec<Draft>, notes: &mut Notes) -> (String, Vec<Draft>, usize) {
-    let before = drafts.len();
-    // One by one first: the checker keeps some hundred findings of a file only.
-    let mut drafts: Vec<Draft> = drafts.into_iter().filter(|draft| alone(draft, notes)).collect();
-    for _ in 0..MAX_PASSES {
+    let (before, mut drafts) = (drafts.len(), drafts);
+    for pass in 0..MAX_PASSES {
         let written = yaml::profile(head, &drafts);
         let findings = errors(&written.text);
         if findings.is_empty() && !drafts.is_empty() {
             let left_out = before - drafts.len();
             return (written.text, drafts, left_out);
+        }
+        // The checker keeps some hundred findings of a file only, so each point is looked at alone.
+        if pass == 0 && findings.iter().all(|finding| finding.code != codes::YAML_SIZE) {
+            drafts.retain(|draft| alone(draft, notes));
+            continue;
         }
         let refused = refused(&written, &findings);
         if refused.is_empty() {
@@ -71,7 +74,8 @@ pub fn refused<'f>(
 ) -> Vec<(usize, &'f Diagnostic)> {
     let mut refused: Vec<(usize, &Diagnostic)> = Vec::new();
     for finding in findings {
-        let Some(span) = &finding.span else { continue };
+        // That the whole is too large is no point's fault.
+        let Some(span) = finding.span.as_ref().filter(|_| finding.code != codes::YAML_SIZE) else { continue };
         let line = span.line_column().0;
         let draft =
             written.lines.binary_search_by_key(&line, |(line, _)| *line).map(|at| written.lines[at].1);

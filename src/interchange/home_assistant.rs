@@ -317,6 +317,7 @@ fn sensor(entity: &Tree, name: String, spot: Spot) -> Result<Draft, Note> {
 mod tests {
     use super::*;
     use crate::config::{LoadOptions, load_text};
+    use proptest::prelude::*;
 
     const CONFIGURATION: &str = "
 default_config:
@@ -395,5 +396,27 @@ devices:
         assert!(imported.yaml.contains("a: {holding: 1, type: int16}"));
         assert_eq!(import("light: []\n", "home", "f").unwrap().points, 0);
         assert!(import("modbus: !include modbus.yaml\n", "home", "f").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_imported_passes_check_and_is_accounted_for(
+            entities in prop::collection::vec(("[a-c]", "[0-9]{1,5}|x", "[0-9]{1,3}", "u?int(16|32|64)|float32|string|custom|y", "none|word|byte|word_byte|z", "[0-9]{0,3}|-1"), 0..8),
+            kind in "sensors|binary_sensors|switches",
+            hub in "tcp|rtuovertcp|serial|udp",
+        ) {
+            let entities: String = entities.iter().map(|(name, address, slave, kind, swap, number)| format!(
+                "      - {{name: {name}, address: {address}, slave: {slave}, data_type: {kind}, swap: {swap}, count: {number}, scan_interval: {number}, scale: {number}, write_type: coil}}\n"
+            )).collect();
+            let text = format!("modbus:\n  - name: h\n    type: {hub}\n    host: a.example\n    port: /dev/ttyS0\n    {kind}:\n{entities}");
+            let text = if hub == "serial" { text } else { text.replace("/dev/ttyS0", "502") };
+            if let Ok(imported) = import(&text, "a", "f")
+                && imported.points > 0
+            {
+                let loaded = load_text("t", &imported.yaml, &LoadOptions::default());
+                let told = imported.notes.iter().any(|note| note.message.starts_with("check says"));
+                prop_assert!(loaded.is_sound() || told, "{}\n{:?}", imported.yaml, loaded.diagnostics);
+            }
+        }
     }
 }

@@ -5,8 +5,8 @@ use std::fmt;
 use crate::document::scalar::shortened;
 pub use crate::model::diagnostic::Severity;
 
-/// More notes than this are counted, not kept.
-const MAX_NOTES: usize = 500;
+/// More errors than this, and more warnings, are counted, not kept.
+const MAX_NOTES: usize = 250;
 
 /// One thing that was noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,30 +82,41 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// All that was noticed, at most [`MAX_NOTES`] of it; the rest is counted.
+/// All that was noticed: what is about the whole file, and at most [`MAX_NOTES`] errors and as many warnings about lines; the
+/// rest is counted.
 #[derive(Clone, Debug, Default)]
 pub struct Notes {
-    kept: Vec<Note>,
+    whole: Vec<Note>,
+    errors: Vec<Note>,
+    warnings: Vec<Note>,
     dropped: usize,
 }
 
 impl Notes {
     /// Adds one.
     pub fn push(&mut self, note: Note) {
-        if self.kept.len() < MAX_NOTES {
-            self.kept.push(note);
+        let list = match (note.line, note.severity) {
+            (None, _) => &mut self.whole,
+            (_, Severity::Error) => &mut self.errors,
+            (_, Severity::Warning) => &mut self.warnings,
+        };
+        if list.len() < MAX_NOTES {
+            list.push(note);
         } else {
             self.dropped += 1;
         }
     }
 
     /// By line; what is about the whole file comes first. Should there be more than are kept, the last one says so.
-    pub fn sorted(mut self) -> Vec<Note> {
-        self.kept.sort_by_key(|note| note.line);
+    pub fn sorted(self) -> Vec<Note> {
+        let mut all = self.whole;
+        all.extend(self.errors);
+        all.extend(self.warnings);
+        all.sort_by_key(|note| note.line);
         if self.dropped > 0 {
-            self.kept.push(Note::warning(None, format!("and {} more like these", self.dropped)));
+            all.push(Note::warning(None, format!("and {} more like these", self.dropped)));
         }
-        self.kept
+        all
     }
 }
 
@@ -126,10 +137,12 @@ mod tests {
     #[test]
     fn notes_beyond_the_limit_are_counted() {
         let mut notes = Notes::default();
-        (0..MAX_NOTES + 7).rev().for_each(|line| notes.push(Note::error(line, "x")));
+        (0..MAX_NOTES + 7).rev().for_each(|line| notes.push(Note::warning(line, "x")));
+        notes.push(Note::error(3, "an error is kept all the same"));
+        notes.push(Note::error(None, "and what is about all of it"));
         let sorted = notes.sorted();
-        assert_eq!(sorted.len(), MAX_NOTES + 1);
-        assert_eq!(sorted[0].line, Some(7));
-        assert_eq!(sorted[MAX_NOTES].message, "and 7 more like these");
+        assert_eq!(sorted.len(), MAX_NOTES + 3);
+        assert_eq!((sorted[0].line, sorted[1].line, sorted[2].line), (None, Some(3), Some(7)));
+        assert_eq!(sorted[MAX_NOTES + 2].message, "and 7 more like these");
     }
 }

@@ -167,6 +167,21 @@ fn what_the_checker_refuses_is_left_out_with_its_row() {
 }
 
 #[test]
+fn a_table_that_is_too_large_for_a_profile_says_so() {
+    let mut text = String::from("table,address_zero_based,type,name,scale,unit,description\n");
+    for row in 0..60_000 {
+        text += &format!("holding,{row},int16,p,0.1,V,d\n");
+    }
+    let found = import(text.as_bytes(), &options()).unwrap();
+    assert_eq!((found.points, found.left_out), (0, 60_000));
+    assert!(
+        found.notes[0].line.is_none() && found.notes[0].severity == Severity::Error,
+        "{:?}",
+        found.notes[0]
+    );
+}
+
+#[test]
 fn a_table_whose_rows_are_all_wrong_gives_no_profile() {
     let found = imported("address_zero_based,type,name\nx,int16,a\n", &options());
     assert_eq!((found.points, found.left_out, found.yaml.as_str()), (0, 1, ""));

@@ -348,6 +348,7 @@ fn fields(plugin: &Tree) -> usize {
 mod tests {
     use super::*;
     use crate::config::{LoadOptions, load_text};
+    use proptest::prelude::*;
 
     pub fn checked(imported: &Imported) {
         let loaded = load_text("t", &imported.yaml, &LoadOptions::default());
@@ -446,5 +447,34 @@ publish:
         let ascii = "[[inputs.modbus]]\ncontroller='tcp://a:1'\ntransmission_mode='ASCIIoverTCP'\ncoils=[{name='a',address=[1]}]\n";
         let imported = import(ascii, "a", "f").unwrap();
         assert_eq!((imported.points, imported.left_out), (0, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_imported_passes_check_and_is_accounted_for(
+            fields in prop::collection::vec(("[a-c]|\\PC{0,4}", "[0-9]{1,5}|\\[[0-9],[0-9]\\]|'x'", "(U?INT|FLOAT)(16|32|64)|INT8L|BIT|FIXED|\\PC{0,4}", "ABCD|BA|[A-D]{4}|x", "-?[0-9]\\.[0-9]|0|'y'"), 0..8),
+            style in "request|metric|register",
+            controller in "tcp://10\\.0\\.0\\.1:502|file:///dev/ttyS0|COM1|\\PC{0,5}",
+            unit_id in 0u16..300,
+        ) {
+            let quoted = |text: &str| format!("{text:?}").replace("\\u{", "_").replace('}', "_").replace("\\'", "'");
+            let fields: Vec<String> = fields.iter().map(|(name, address, kind, order, scale)| format!(
+                "{{ name = {}, address = {address}, type = {}, data_type = {}, byte_order = {order:?}, scale = {scale} }}",
+                quoted(name), quoted(kind), quoted(kind),
+            )).collect();
+            let fields = fields.join(", ");
+            let text = format!(
+                "[[inputs.modbus]]\ncontroller = {}\nslave_id = {unit_id}\nconfiguration_type = {style:?}\nholding_registers = [{fields}]\n[[inputs.modbus.{style}]]\nslave_id = {unit_id}\nfields = [{fields}]\n",
+                quoted(&controller)
+            );
+            if let Ok(imported) = import(&text, "a", "f") {
+                prop_assert!(imported.left_out <= imported.notes.len() * 16);
+                if imported.points > 0 {
+                    let loaded = load_text("t", &imported.yaml, &LoadOptions::default());
+                    let told = imported.notes.iter().any(|note| note.message.starts_with("check says"));
+                    prop_assert!(loaded.is_sound() || told, "{}\n{:?}", imported.yaml, loaded.diagnostics);
+                }
+            }
+        }
     }
 }

@@ -70,6 +70,10 @@ pub fn unit(text: &str) -> String {
             "°C".into()
         }
         "F" | "degF" | "deg F" | "ºF" | "℉" => "°F".into(),
+        "Volt" | "Volts" | "volts" | "volt" => "V".into(),
+        "Amp" | "Amps" | "amps" | "Ampere" | "Amperes" => "A".into(),
+        "Watt" | "Watts" | "watts" => "W".into(),
+        "Hertz" | "hertz" => "Hz".into(),
         "KWh" | "KWH" | "kwh" => "kWh".into(),
         "Var" | "VAr" | "VAR" => "var".into(),
         "kVAr" | "kVAR" | "kVar" | "KVAR" => "kvar".into(),
