@@ -170,7 +170,10 @@ fn merge(
     found: &mut Diagnostics,
 ) -> (Vec<WrittenPoint>, Vec<At<String>>) {
     let profile = entry.and_then(|entry| entry.written.points.as_ref()).map_or(&[][..], |at| &at.value.0);
-    let mut points: Vec<Option<WrittenPoint>> = profile.iter().cloned().map(Some).collect();
+    let own = written.points.as_ref().map_or(0, |at| at.value.0.len());
+    // Growing step by step would need half as much again: there may be tens of thousands.
+    let mut points: Vec<Option<WrittenPoint>> = Vec::with_capacity(profile.len() + own);
+    points.extend(profile.iter().cloned().map(Some));
     let index: HashMap<&str, usize> =
         profile.iter().enumerate().map(|(at, (name, _))| (name.value.as_str(), at)).collect();
     let mut dropped = Vec::new();

@@ -46,7 +46,7 @@ pub struct Draft {
     /// `true` for points that can be written.
     pub writable: bool,
     /// How it's written; without its scale factor's place.
-    pub target: Option<Target>,
+    pub target: Option<Box<Target>>,
     /// Where its location is written.
     pub span: Span,
 }

@@ -240,7 +240,7 @@ impl<'a> Linker<'a> {
             });
         }
         for at in written {
-            let mut target = self.drafts[*at].as_ref()?.target.clone()?;
+            let mut target = self.drafts[*at].as_ref()?.target.as_deref()?.clone();
             target.name = names[*at].clone();
             if let Some(name) = scale_from(*at) {
                 target.transform.scale_from = Some(*places.get(self.index.get(name.value.as_str())?)?);

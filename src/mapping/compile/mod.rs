@@ -103,7 +103,7 @@ pub fn compile(
             draft.check_limits(&name.value, limits, selection.limits, found);
             if draft.writable {
                 let rules = write::Rules { defaults, limits, changed: selection.limits };
-                draft.target = write::target(name, point, &draft, rules, found);
+                draft.target = write::target(name, point, &draft, rules, found).map(Box::new);
             }
             Some(draft)
         })
