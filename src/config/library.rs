@@ -137,7 +137,7 @@ pub fn read_profile(file: &Arc<SourceFile>, found: &mut Diagnostics) -> Option<E
     let before = found.errors();
     let node = yaml::parse(file, found)?;
     let whole = Span { file: Arc::clone(file), range: 0..0 };
-    let written = Profile::read(&node, &mut Reader { file, found })?;
+    let written = Profile::read(&node, &mut Reader::new(file, found))?;
     let defaults = Defaults::of(&written, found);
     let limits = match &written.limits {
         Some(limits) => compile::limits(Limits::default(), &limits.value),

@@ -140,7 +140,7 @@ fn compile(
             .help("a device of a site names it (`profile: …`); `taktbus check` checks a profile alone");
         return None;
     }
-    let written = written::Site::read(&node, &mut Reader { file, found })?;
+    let written = written::Site::read(&node, &mut Reader::new(file, found))?;
     drop(node);
     ports::check(&written, port_links, found);
     let site = site::compile(&written, library, found)?;

@@ -11,6 +11,7 @@ use crate::document::scalar::{Meaning, meaning, shortened};
 use crate::document::schema::Schemas;
 use crate::document::types::{Either, Flag, Int, List, Name, Names, Nullable, Text};
 use crate::document::yaml::{Kind as NodeKind, Node};
+use crate::mapping::points::Points;
 use crate::mapping::profile::{Limits, Point};
 use crate::mapping::written::ProfileName;
 
@@ -109,7 +110,7 @@ document! {
         /// How late its values may be, from the request to the broker's acknowledgement. Default 1s.
         optional budget: Either<Within, BudgetWords>,
         /// Points of its own, changed keys of the profile's points, or null to drop one.
-        optional points: Names<Nullable<Point>>,
+        optional points: Points<Nullable<Point>>,
         /// Publish only these points.
         optional only: List<Name>,
         /// Publish all but these points.

@@ -2,6 +2,7 @@
 
 use super::example::Example;
 use super::node::NodeId;
+use super::points::Points;
 use super::written::{
     Access, ByteWord, CharsWord, ClockWord, DeadbandWord, FunctionWord, InvalidByType, InvalidWords, Labels,
     Mask, OrderWord, ProfileName, RangeWord, TypeWord, ZoneWord,
@@ -36,7 +37,7 @@ document! {
         /// What requests must respect.
         optional limits: Limits,
         /// The points by name.
-        required points: Names<Point>,
+        required points: Points<Point>,
         /// Test vectors: `check` proves the map against them, without the device.
         optional examples: List<Example>,
     }
@@ -130,6 +131,9 @@ document! {
         optional access: Access,
         /// How it is written, with access rw or w.
         optional write: WriteWords,
+        /// With a range in the name, such as relay_{0..15}: how far it is from one address (or bit) to the next. Default: the
+        /// width of the type.
+        optional step: Int<1, 65_535>,
         /// The name of its rate: default, once, or one that the site gives an interval.
         optional rate: Name,
         /// Give it a request of its own.

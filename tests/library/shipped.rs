@@ -62,7 +62,7 @@ impl Shipped {
         let file = Arc::new(SourceFile { path: path.display().to_string(), text: text.clone() });
         let mut found = Diagnostics::default();
         let node = yaml::parse(&file, &mut found).unwrap();
-        let written = Profile::read(&node, &mut Reader { file: &file, found: &mut found }).unwrap();
+        let written = Profile::read(&node, &mut Reader::new(&file, &mut found)).unwrap();
         let name = path.strip_prefix(folder()).unwrap().with_extension("").display().to_string();
         Self { name, text, node, written, map, findings }
     }

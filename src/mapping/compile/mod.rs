@@ -81,23 +81,41 @@ pub fn compile(
     found: &mut Diagnostics,
 ) -> Option<DeviceMap> {
     let before = found.errors();
+    let mut failed: Option<&Span> = None;
     let drafts: Vec<Option<draft::Draft>> = points
         .iter()
         .map(|(name, point)| {
-            // A faulty point has been reported; guessing at the rest of it would only mislead.
-            let point = point.as_ref().filter(|point| !point.faulty)?;
-            let mut draft = draft::draft(name, point, defaults, found)?;
-            draft.check_limits(&name.value, limits, selection.limits, found);
-            if draft.writable {
-                let rules = write::Rules { defaults, limits, changed: selection.limits };
-                draft.target = write::target(name, point, &draft, rules, found);
+            // A faulty point has been reported; guessing at the rest of it would only mislead. The points of a range share
+            // its place: what is wrong with one of them is said once.
+            let point = point.as_ref().filter(|point| !point.faulty && failed != Some(&name.span))?;
+            let errors = found.errors();
+            let draft = complete(name, point, defaults, limits, selection.limits, found);
+            if found.errors() > errors {
+                failed = Some(&name.span);
             }
-            Some(draft)
+            draft
         })
         .collect();
     let map = link::link(points, &drafts, selection, owner, found);
     let whole = drafts.iter().all(Option::is_some);
     map.filter(|_| whole && found.errors() == before)
+}
+
+/// A point by itself, with the way it's written. `changed` is where the device's own limits are.
+fn complete(
+    name: &At<String>,
+    point: &Point,
+    defaults: &Defaults,
+    limits: &device::Limits,
+    changed: Option<&Span>,
+    found: &mut Diagnostics,
+) -> Option<draft::Draft> {
+    let mut draft = draft::draft(name, point, defaults, found)?;
+    draft.check_limits(&name.value, limits, changed, found);
+    if draft.writable {
+        draft.target = write::target(name, point, &draft, write::Rules { defaults, limits, changed }, found);
+    }
+    Some(draft)
 }
 
 /// The limits of requests: `patch` replaces single ones of `base`.

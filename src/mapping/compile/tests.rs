@@ -18,7 +18,7 @@ fn map_of(text: &str) -> DeviceMap {
     let file = Arc::new(SourceFile { path: "p.yaml".into(), text: format!("profile: p\n{text}") });
     let mut found = Diagnostics::default();
     let node = yaml::parse(&file, &mut found).unwrap();
-    let profile = Profile::read(&node, &mut Reader { file: &file, found: &mut found }).unwrap();
+    let profile = Profile::read(&node, &mut Reader::new(&file, &mut found)).unwrap();
     let defaults = Defaults::of(&profile, &mut found);
     let points = &profile.points.as_ref().unwrap().value.0;
     let owner = Span { file: Arc::clone(&file), range: 0..0 };
