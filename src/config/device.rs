@@ -1,5 +1,6 @@
 //! Devices as written: a profile and its patches → a map, a budget, and what is read when.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -61,6 +62,7 @@ pub fn compile(
         (None, Some(patch)) => compile::limits(Limits::default(), &patch.value),
         (None, None) => Limits::default(),
     };
+    let defaults = defaults(name, written, entry.as_deref(), found);
     let (points, dropped) = merge(written, entry.as_deref(), profile_missing, found);
     let map = if profile_missing {
         None
@@ -69,7 +71,8 @@ pub fn compile(
             && written.only.is_none()
             && written.except.is_none()
             && written.rename.is_none()
-            && written.limits.is_none();
+            && written.limits.is_none()
+            && written.with.is_none();
         match &entry {
             Some(entry) if unchanged => entry.map.clone(),
             _ => {
@@ -80,7 +83,7 @@ pub fn compile(
                     dropped: &dropped,
                     limits: written.given("limits"),
                 };
-                compile_map(name, entry.as_deref(), &points, &limits, selection, found)
+                compile_map(name, entry.as_deref(), &defaults, &points, &limits, selection, found)
             }
         }
     };
@@ -152,6 +155,11 @@ fn check_needs_profile(name: &At<String>, written: &Written, found: &mut Diagnos
             .error(codes::PATCH_WITHOUT_PROFILE, span, "'rename' without a profile")
             .help("give the points the names that you want");
     }
+    if let Some(span) = written.given("with") {
+        found
+            .error(codes::PATCH_WITHOUT_PROFILE, span, "'with' without a profile")
+            .help("it gives the parameters of a profile their values");
+    }
     if written.points.is_none() && !written.faulty {
         found
             .error(
@@ -161,6 +169,23 @@ fn check_needs_profile(name: &At<String>, written: &Written, found: &mut Diagnos
             )
             .help("add profile: VENDOR/DEVICE, or points: {NAME: {holding: 0, type: uint16}}");
     }
+}
+
+/// What the profile says about all points, with the device's values of its parameters.
+fn defaults<'e>(
+    name: &At<String>,
+    written: &Written,
+    entry: Option<&'e Entry>,
+    found: &mut Diagnostics,
+) -> Cow<'e, Defaults> {
+    let given = written.with.as_ref().map(|at| &at.value);
+    let Some(entry) = entry else { return Cow::Owned(Defaults::default()) };
+    let parameters = entry.defaults.parameters();
+    if given.is_none() && parameters.are_complete() {
+        return Cow::Borrowed(&entry.defaults);
+    }
+    let parameters = parameters.with(given, name, found);
+    Cow::Owned(entry.defaults.clone().with_parameters(parameters))
 }
 
 /// The profile's points with the device's patches, and then the device's own; and the names of those that were dropped.
@@ -230,13 +255,12 @@ fn unknown_point(name: &At<String>, index: &HashMap<&str, usize>, what: &str, fo
 fn compile_map(
     name: &At<String>,
     entry: Option<&Entry>,
+    defaults: &Defaults,
     points: &[WrittenPoint],
     limits: &Limits,
     selection: Selection<'_>,
     found: &mut Diagnostics,
 ) -> Option<Arc<DeviceMap>> {
-    let own = Defaults::default();
-    let defaults = entry.map_or(&own, |entry| &entry.defaults);
     // The profile's own faults come up again with each device that uses it: reported once.
     let mut later = Diagnostics::default();
     let map = compile::compile(points, defaults, limits, selection, &name.span, &mut later);

@@ -9,7 +9,7 @@ use crate::document::fields::{choice, document};
 use crate::document::read::{Read, Reader};
 use crate::document::scalar::{Meaning, meaning, shortened};
 use crate::document::schema::Schemas;
-use crate::document::types::{Either, Flag, Int, List, Name, Names, Nullable, Text};
+use crate::document::types::{Either, Flag, Int, List, Name, Names, Nullable, Number, Text};
 use crate::document::yaml::{Kind as NodeKind, Node};
 use crate::mapping::points::Points;
 use crate::mapping::profile::{Limits, Point};
@@ -109,6 +109,8 @@ document! {
         optional every: Either<Interval, Names<Interval>>,
         /// How late its values may be, from the request to the broker's acknowledgement. Default 1s.
         optional budget: Either<Within, BudgetWords>,
+        /// Values of its profile's parameters.
+        optional with: Names<Number>,
         /// Points of its own, changed keys of the profile's points, or null to drop one.
         optional points: Points<Nullable<Point>>,
         /// Publish only these points.
@@ -121,7 +123,7 @@ document! {
         optional limits: Limits,
     }
     unsupported: [
-        ("namespace", "OPC UA ('namespace')"), ("subscribe", "OPC UA ('subscribe')"), ("parameters", "'parameters'")
+        ("namespace", "OPC UA ('namespace')"), ("subscribe", "OPC UA ('subscribe')")
     ]
 }
 

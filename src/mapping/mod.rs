@@ -7,6 +7,7 @@ pub mod device;
 pub mod example;
 pub mod inverse;
 pub mod node;
+pub mod parameters;
 pub mod points;
 pub mod profile;
 pub mod transform;

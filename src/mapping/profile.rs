@@ -2,6 +2,7 @@
 
 use super::example::Example;
 use super::node::NodeId;
+use super::parameters::Formula;
 use super::points::Points;
 use super::written::{
     Access, ByteWord, CharsWord, ClockWord, DeadbandWord, FunctionWord, InvalidByType, InvalidWords, Labels,
@@ -36,12 +37,26 @@ document! {
         optional invalid: InvalidByType,
         /// What requests must respect.
         optional limits: Limits,
+        /// Numbers that a site gives (`with`), by name; a point uses them as $NAME.
+        optional parameters: Names<ParameterWords>,
         /// The points by name.
         required points: Points<Point>,
         /// Test vectors: `check` proves the map against them, without the device.
         optional examples: List<Example>,
     }
-    unsupported: [("parameters", "'parameters'"), ("include", "'include'")]
+    unsupported: [("include", "'include'")]
+}
+
+document! {
+    /// A number that a site gives.
+    pub struct ParameterWords ("a parameter") {
+        /// What it is where a site gives none. Without a default each device must give it.
+        optional default: Number,
+        /// Smallest and largest value: 1..1000.
+        optional range: RangeWord,
+        /// What it is, for people.
+        optional desc: Text,
+    }
 }
 
 document! {
@@ -96,7 +111,7 @@ document! {
         /// OPC UA node id: ns=2;s=Line1.Speed, or with the namespace's URI, nsu=URI;s=….
         optional node: NodeId,
         /// Other points and their factors.
-        optional sum: Names<Number>,
+        optional sum: Names<Formula>,
         /// What the registers hold.
         optional r#type: TypeWord,
         /// The bytes as they come on the wire, A the most significant. Default: the profile's.
@@ -109,10 +124,10 @@ document! {
         optional mask: Mask,
         /// Half of a register, with int8 and uint8.
         optional byte: ByteWord,
-        /// value = raw × scale + offset. Default 1.
-        optional scale: Number,
-        /// value = raw × scale + offset. Default 0.
-        optional offset: Number,
+        /// value = raw × scale + offset. Default 1. A number, or a product with parameters: 0.1 * $ct_ratio.
+        optional scale: Formula,
+        /// value = raw × scale + offset. Default 0. A number, or a product with parameters.
+        optional offset: Formula,
         /// The point that holds the exponent: value = raw × 10^exponent.
         optional scale_from: Name,
         /// The unit; percent for %.

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 pub use self::draft::DEFAULT_RATE;
 use super::compiled::{DeviceMap, Order};
 use super::device;
+use super::parameters::Parameters;
 use super::profile::{Limits, Point, Profile};
 use super::written::TypeWord;
 use crate::document::read::At;
@@ -36,6 +37,8 @@ pub struct Defaults {
     write_order: Option<Order>,
     /// Raw values that mean "not available".
     invalid: BTreeMap<TypeWord, Vec<Raw>>,
+    /// What a site may give.
+    parameters: Parameters,
 }
 
 impl Defaults {
@@ -52,7 +55,18 @@ impl Defaults {
             order: profile.order.as_ref().map_or(Order::Abcd, |order| order.order()),
             write_order: profile.write_order.as_ref().map(|order| order.order()),
             invalid,
+            parameters: Parameters::of(profile, found),
         }
+    }
+
+    /// The profile's parameters.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The same with other values of the parameters.
+    pub fn with_parameters(self, parameters: Parameters) -> Self {
+        Self { parameters, ..self }
     }
 }
 
