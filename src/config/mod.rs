@@ -5,7 +5,9 @@ mod connection;
 mod device;
 pub mod examples;
 mod fit;
+mod include;
 mod library;
+mod merge;
 pub mod plan;
 pub mod ports;
 mod publish;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use self::examples::Proven;
-use crate::document::yaml::{Kind, Node};
+use crate::document::yaml::Node;
 use crate::document::{codes, read::Read as _, read::Reader, schema, source, yaml};
 use crate::mapping::compiled::DeviceMap;
 use crate::mapping::profile::Profile;
@@ -150,11 +152,7 @@ fn compile(
 
 /// A profile given for a site file would get an error for each of its keys.
 fn is_profile(node: &Node) -> bool {
-    let Kind::Mapping(pairs) = &node.kind else { return false };
-    let has = |name: &str| {
-        pairs.iter().any(|(key, _)| matches!(&key.kind, Kind::Scalar { text, .. } if **text == *name))
-    };
-    has("profile") && !has("site")
+    node.has_key("profile") && !node.has_key("site")
 }
 
 /// Files that a route names are looked for beside the site file, wherever the program was started.

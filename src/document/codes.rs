@@ -88,6 +88,7 @@ codes! {
     EXAMPLE_LACKS = "E091", "An example that does not give all registers of a point.";
     PARAMETER = "E093", "A parameter that the profile does not have, or that has no value.";
     FORMULA = "E094", "Not a product of numbers and parameters.";
+    INCLUDE = "E095", "Profiles that include each other in a circle, too deep, or that do not agree.";
     NODE_ID = "E098", "A node id that OPC UA does not have.";
     NAME_RANGE = "E092", "A range in a point's name that is none, that is too long, or whose addresses are not known.";
     UNUSED_CONNECTION = "W001", "A connection that no device uses.";

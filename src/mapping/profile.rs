@@ -10,7 +10,7 @@ use super::written::{
 };
 use crate::document::duration::{Duration, Interval, Rest};
 use crate::document::fields::document;
-use crate::document::types::{Either, Flag, Int, List, Name, Names, Number, Text};
+use crate::document::types::{Either, Flag, Int, List, Name, Names, Nullable, Number, Text};
 
 /// An address as written: zero-based on the wire, or counted from 1.
 pub type Address = Int<0, 65536>;
@@ -39,12 +39,13 @@ document! {
         optional limits: Limits,
         /// Numbers that a site gives (`with`), by name; a point uses them as $NAME.
         optional parameters: Names<ParameterWords>,
-        /// The points by name.
-        required points: Points<Point>,
+        /// Profiles whose points, limits and other keys this one has too, and changes.
+        optional include: Either<ProfileName, List<ProfileName>>,
+        /// The points by name. Of what is included: changed keys, or null to drop one.
+        optional points: Points<Nullable<Point>>,
         /// Test vectors: `check` proves the map against them, without the device.
         optional examples: List<Example>,
     }
-    unsupported: [("include", "'include'")]
 }
 
 document! {

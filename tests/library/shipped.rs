@@ -80,7 +80,7 @@ impl Shipped {
     /// Its points by name, as written.
     pub fn points(&self) -> impl Iterator<Item = (&str, &Point)> {
         let points = self.written.points.iter().flat_map(|points| &points.value.0);
-        points.filter_map(|(name, point)| Some((name.value.as_str(), point.as_ref()?)))
+        points.filter_map(|(name, point)| Some((name.value.as_str(), point.as_ref()?.0.as_ref()?)))
     }
 
     /// Has it nodes of an OPC UA server, and no registers?
