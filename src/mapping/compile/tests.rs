@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Defaults, Selection, compile};
+use super::{Defaults, Selection, Written, compile};
 use crate::document::read::{Read as _, Reader};
 use crate::document::yaml;
 use crate::mapping::compiled::{
