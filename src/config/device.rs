@@ -1,20 +1,20 @@
 //! Devices as written: a profile and its patches → a map, a budget, and what is read when.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::library::{Entry, Library};
+use super::merge::{Base, Merged, merge};
 use super::rates;
 use super::written::{Device as Written, Late};
 use crate::budget::{Budget, OnLate};
 use crate::document::codes;
 use crate::document::read::At;
-use crate::document::suggest::did_you_mean;
 use crate::document::types::Either;
 use crate::mapping::compile::{self, Defaults, Selection, Written as WrittenPoint};
 use crate::mapping::compiled::DeviceMap;
 use crate::mapping::device::{Device, Limits};
-use crate::mapping::profile::LOCATIONS;
 use crate::mapping::written::Access;
 use crate::model::diagnostic::Diagnostics;
 use crate::model::place::Place;
@@ -51,7 +51,10 @@ pub fn compile(
     let unit = serial.and_then(|serial| unit_id(name, written, serial, found));
     let entry = written.profile.as_ref().and_then(|profile| library.get(profile, found));
     // Nothing is said about points that nobody knows.
-    let profile_missing = entry.is_none() && (written.profile.is_some() || written.points.is_none());
+    let profile_missing = match &entry {
+        Some(entry) => !entry.is_whole,
+        None => written.profile.is_some() || written.points.is_none(),
+    };
     if written.profile.is_none() {
         check_needs_profile(name, written, found);
     }
@@ -61,7 +64,16 @@ pub fn compile(
         (None, Some(patch)) => compile::limits(Limits::default(), &patch.value),
         (None, None) => Limits::default(),
     };
-    let (points, dropped) = merge(written, entry.as_deref(), profile_missing, found);
+    let defaults = defaults(name, written, entry.as_deref(), found);
+    let base = Base {
+        points: entry.as_ref().map_or(&[], |entry| &entry.merged.points),
+        whose: "the profile",
+        is_partly_known: profile_missing,
+        may_be_more: written.faulty,
+    };
+    let Merged { points, mut dropped } =
+        merge(base, written.points.as_ref().map_or(&[], |at| &at.value.0), found);
+    dropped.extend(entry.iter().flat_map(|entry| entry.merged.dropped.iter().cloned()));
     let map = if profile_missing {
         None
     } else {
@@ -69,7 +81,8 @@ pub fn compile(
             && written.only.is_none()
             && written.except.is_none()
             && written.rename.is_none()
-            && written.limits.is_none();
+            && written.limits.is_none()
+            && written.with.is_none();
         match &entry {
             Some(entry) if unchanged => entry.map.clone(),
             _ => {
@@ -80,7 +93,7 @@ pub fn compile(
                     dropped: &dropped,
                     limits: written.given("limits"),
                 };
-                compile_map(name, entry.as_deref(), &points, &limits, selection, found)
+                compile_map(name, entry.as_deref(), &defaults, &points, &limits, selection, found)
             }
         }
     };
@@ -151,6 +164,11 @@ fn check_needs_profile(name: &At<String>, written: &Written, found: &mut Diagnos
             .error(codes::PATCH_WITHOUT_PROFILE, span, "'rename' without a profile")
             .help("give the points the names that you want");
     }
+    if let Some(span) = written.given("with") {
+        found
+            .error(codes::PATCH_WITHOUT_PROFILE, span, "'with' without a profile")
+            .help("it gives the parameters of a profile their values");
+    }
     if written.points.is_none() && !written.faulty {
         found
             .error(
@@ -162,83 +180,32 @@ fn check_needs_profile(name: &At<String>, written: &Written, found: &mut Diagnos
     }
 }
 
-/// The profile's points with the device's patches, and then the device's own; and the names of those that were dropped.
-fn merge(
+/// What the profile says about all points, with the device's values of its parameters.
+fn defaults<'e>(
+    name: &At<String>,
     written: &Written,
-    entry: Option<&Entry>,
-    profile_missing: bool,
+    entry: Option<&'e Entry>,
     found: &mut Diagnostics,
-) -> (Vec<WrittenPoint>, Vec<At<String>>) {
-    let profile = entry.and_then(|entry| entry.written.points.as_ref()).map_or(&[][..], |at| &at.value.0);
-    let own = written.points.as_ref().map_or(0, |at| at.value.0.len());
-    // Growing step by step would need half as much again: there may be tens of thousands.
-    let mut points: Vec<Option<WrittenPoint>> = Vec::with_capacity(profile.len() + own);
-    points.extend(profile.iter().cloned().map(Some));
-    let index: HashMap<&str, usize> =
-        profile.iter().enumerate().map(|(at, (name, _))| (name.value.as_str(), at)).collect();
-    let mut dropped = Vec::new();
-    for (name, patch) in written.points.iter().flat_map(|at| &at.value.0) {
-        let known = index.get(name.value.as_str()).copied();
-        match (known, patch.as_ref().map(|nullable| &nullable.0)) {
-            (Some(at), Some(None)) => {
-                points[at] = None;
-                dropped.push(name.clone());
-            }
-            (Some(at), Some(Some(patch))) => {
-                let base = profile[at].1.clone();
-                points[at] = Some((name.clone(), base.map(|base| base.with_patch(patch.clone()))));
-            }
-            (Some(at), None) => points[at] = Some((name.clone(), None)),
-            (None, Some(None)) => {
-                if !profile_missing {
-                    unknown_point(name, &index, "nothing is dropped: there is", found);
-                }
-            }
-            // Without a location it is no point of its own: most likely a misspelt name of the profile's.
-            (None, Some(Some(patch)))
-                if !profile.is_empty()
-                    && !patch.faulty
-                    && LOCATIONS.iter().all(|key| patch.given(key).is_none()) =>
-            {
-                unknown_point(name, &index, "nothing is changed: there is", found);
-                points.push(Some((name.clone(), None)));
-            }
-            // The profile's name was wrong, and reported: this may be a change to one of its points.
-            (None, Some(Some(patch)))
-                if written.faulty
-                    && profile.is_empty()
-                    && LOCATIONS.iter().all(|key| patch.given(key).is_none()) =>
-            {
-                points.push(Some((name.clone(), None)));
-            }
-            (None, Some(Some(point))) => points.push(Some((name.clone(), Some(point.clone())))),
-            (None, None) => points.push(Some((name.clone(), None))),
-        }
+) -> Cow<'e, Defaults> {
+    let given = written.with.as_ref().map(|at| &at.value);
+    let Some(entry) = entry else { return Cow::Owned(Defaults::default()) };
+    let parameters = entry.defaults.parameters();
+    if given.is_none() && parameters.are_complete() {
+        return Cow::Borrowed(&entry.defaults);
     }
-    (points.into_iter().flatten().collect(), dropped)
-}
-
-fn unknown_point(name: &At<String>, index: &HashMap<&str, usize>, what: &str, found: &mut Diagnostics) {
-    let mut known: Vec<&str> = index.keys().copied().collect();
-    known.sort_unstable();
-    let near = did_you_mean(found, &name.value, known);
-    found.error(
-        codes::UNKNOWN_POINT,
-        &name.span,
-        format!("{what} no point '{}' in the profile{near}", name.value),
-    );
+    let parameters = parameters.with(given, name, found);
+    Cow::Owned(entry.defaults.clone().with_parameters(parameters))
 }
 
 fn compile_map(
     name: &At<String>,
     entry: Option<&Entry>,
+    defaults: &Defaults,
     points: &[WrittenPoint],
     limits: &Limits,
     selection: Selection<'_>,
     found: &mut Diagnostics,
 ) -> Option<Arc<DeviceMap>> {
-    let own = Defaults::default();
-    let defaults = entry.map_or(&own, |entry| &entry.defaults);
     // The profile's own faults come up again with each device that uses it: reported once.
     let mut later = Diagnostics::default();
     let map = compile::compile(points, defaults, limits, selection, &name.span, &mut later);

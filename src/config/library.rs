@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::examples::{Proven, prove};
+use super::include::Included;
+use super::merge::Merged;
 use crate::document::read::{At, Read as _, Reader};
 use crate::document::suggest::did_you_mean;
+use crate::document::types::Either;
 use crate::document::{codes, source, yaml};
 use crate::mapping::compile::{self, Defaults, Selection};
 use crate::mapping::compiled::DeviceMap;
@@ -25,10 +28,17 @@ const INSTALLED: &str = "/usr/share/taktbus/mappings";
 const MAX_NAMES: usize = 2_000;
 const MAX_FOLDER_DEPTH: usize = 4;
 
+/// Longest chain of profiles that include one the other.
+const MAX_INCLUDES: usize = 8;
+
 /// A profile, read and compiled.
 pub struct Entry {
-    /// As written: what devices patch.
+    /// As written, with what it includes; without its points.
     pub written: Profile,
+    /// The points: what devices patch.
+    pub merged: Merged,
+    /// Is all known that it includes?
+    pub is_whole: bool,
     /// What it says about all points.
     pub defaults: Defaults,
     /// What requests must respect.
@@ -43,6 +53,8 @@ pub struct Entry {
 pub struct Library {
     folders: Vec<PathBuf>,
     read: HashMap<String, Option<Arc<Entry>>>,
+    /// The names of the profiles that are being read: each includes the next.
+    open: Vec<String>,
 }
 
 impl Library {
@@ -51,7 +63,7 @@ impl Library {
         let mut folders = vec![site_folder.join("mappings")];
         folders.extend(given.iter().cloned());
         folders.push(PathBuf::from(INSTALLED));
-        Self { folders, read: HashMap::new() }
+        Self { folders, read: HashMap::new(), open: Vec::new() }
     }
 
     /// These profiles and those built in, without any folder.
@@ -81,7 +93,14 @@ impl Library {
                 return None;
             }
         };
-        let entry = file.and_then(|file| read_profile(&file, found)).map(Arc::new);
+        let before = found.errors();
+        let entry = file.and_then(|file| {
+            let written = parse(&file, found)?;
+            self.open.push(key.clone());
+            let entry = self.complete(written, &file, before, found);
+            self.open.pop();
+            Some(Arc::new(entry))
+        });
         if let Some(own) = entry.as_ref().and_then(|entry| entry.written.profile.as_ref())
             && own.value.0 != *key
         {
@@ -91,6 +110,74 @@ impl Library {
         }
         self.read.insert(key.clone(), entry.clone());
         entry
+    }
+
+    /// Includes what a profile includes, and compiles all of it.
+    fn complete(
+        &mut self,
+        own: Profile,
+        file: &Arc<SourceFile>,
+        before: usize,
+        found: &mut Diagnostics,
+    ) -> Entry {
+        let whole = Span { file: Arc::clone(file), range: 0..0 };
+        let included = self.include(&own, found);
+        let is_whole = !included.is_partly_known && (own.points.is_some() || own.include.is_some());
+        let (written, merged) = included.complete(own, found);
+        let defaults = Defaults::of(&written, found);
+        let limits = compile::profile_limits(&written, &defaults, found);
+        let selection = Selection { dropped: &merged.dropped, ..Selection::default() };
+        let compiled = is_whole.then(|| {
+            // The faults of what is included come up again: reported once.
+            let mut later = Diagnostics::default();
+            let map = compile::compile(&merged.points, &defaults, &limits, selection, &whole, &mut later);
+            found.absorb(later);
+            map
+        });
+        let map = compiled.flatten();
+        let proven = map.as_ref().map(|map| prove(&written, map, found)).unwrap_or_default();
+        let map = map.filter(|_| found.errors() == before).map(Arc::new);
+        Entry { written, merged, is_whole, defaults, limits, map, proven }
+    }
+
+    /// Reads what a profile includes.
+    fn include(&mut self, own: &Profile, found: &mut Diagnostics) -> Included {
+        let mut included = Included::default();
+        let Some(at) = &own.include else { return included };
+        let single;
+        let names = match &at.value {
+            Either::Short(name) => {
+                single = [At { value: name.clone(), span: at.span.clone() }];
+                &single[..]
+            }
+            Either::Long(list) => &list.0,
+        };
+        for name in names {
+            let fault = if self.open.contains(&name.value.0) {
+                Some(self.circle(&name.value.0))
+            } else if self.open.len() > MAX_INCLUDES {
+                Some(format!("more than {MAX_INCLUDES} profiles include one the other"))
+            } else {
+                None
+            };
+            if let Some(message) = fault {
+                found.error(codes::INCLUDE, &name.span, message);
+                included.is_partly_known = true;
+                continue;
+            }
+            match self.get(name, found) {
+                Some(entry) => {
+                    included.is_partly_known |= !entry.is_whole;
+                    included.add(name, &entry.written, &entry.merged, found);
+                }
+                None => included.is_partly_known = true,
+            }
+        }
+        included
+    }
+
+    fn circle(&self, name: &str) -> String {
+        format!("'{name}' includes itself: {} includes {name}", self.open.join(" includes "))
     }
 
     /// What the examples of all profiles that were read prove, by the profiles' names.
@@ -132,20 +219,25 @@ enum Source {
     BuiltIn(&'static str),
 }
 
-/// Reads and compiles a profile. `None` when the file is no map at all.
+/// Reads and compiles a profile alone; what it includes is looked for below the folder that its name counts from.
+/// `None` when the file is no map at all.
 pub fn read_profile(file: &Arc<SourceFile>, found: &mut Diagnostics) -> Option<Entry> {
     let before = found.errors();
+    let written = parse(file, found)?;
+    let name = written.profile.as_ref().map_or("", |name| name.value.0.as_str()).to_string();
+    let root = Path::new(&file.path).ancestors().nth(name.split('/').count()).unwrap_or(Path::new(""));
+    let folders = vec![root.to_path_buf(), PathBuf::from(INSTALLED)];
+    let mut library = Library { folders, read: HashMap::new(), open: vec![name] };
+    Some(library.complete(written, file, before, found))
+}
+
+fn parse(file: &Arc<SourceFile>, found: &mut Diagnostics) -> Option<Profile> {
     let node = yaml::parse(file, found)?;
-    let whole = Span { file: Arc::clone(file), range: 0..0 };
-    let written = Profile::read(&node, &mut Reader { file, found })?;
-    let defaults = Defaults::of(&written, found);
-    let limits = compile::profile_limits(&written, &defaults, found);
-    let map = written.points.as_ref().and_then(|points| {
-        compile::compile(&points.value.0, &defaults, &limits, Selection::default(), &whole, found)
-    });
-    let proven = map.as_ref().map(|map| prove(&written, map, found)).unwrap_or_default();
-    let map = map.filter(|_| found.errors() == before).map(Arc::new);
-    Some(Entry { written, defaults, limits, map, proven })
+    let written = Profile::read(&node, &mut Reader::new(file, found))?;
+    if !["points", "include"].iter().any(|key| node.has_key(key)) {
+        found.error(codes::MISSING_KEY, &node.span(file), "a profile needs the key 'points'");
+    }
+    Some(written)
 }
 
 fn collect_names(folder: &Path, prefix: &str, depth: usize, names: &mut BTreeSet<String>) {

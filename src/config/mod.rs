@@ -5,8 +5,10 @@ mod connection;
 mod device;
 pub mod examples;
 mod fit;
+mod include;
 mod library;
 mod look;
+mod merge;
 pub mod plan;
 pub mod ports;
 mod publish;
@@ -21,11 +23,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use self::examples::Proven;
-use crate::document::yaml::{Kind, Node};
-use crate::document::{codes, read::Read as _, read::Reader, schema, source, yaml};
+use crate::document::types::Nullable;
+use crate::document::yaml::Node;
+use crate::document::{codes, read::At, read::Read as _, read::Reader, schema, source, yaml};
 use crate::mapping::compiled::DeviceMap;
+use crate::mapping::points::Points;
 use crate::mapping::profile::Profile;
-use crate::model::diagnostic::{Diagnostic, Diagnostics, Severity, SourceFile};
+use crate::model::diagnostic::{Diagnostic, Diagnostics, Severity, SourceFile, Span};
 use crate::model::secret::Secret;
 
 /// Where profiles are looked for beside the site file's own `mappings/`.
@@ -150,7 +154,7 @@ fn compile(
             .help("a device of a site names it (`profile: …`); `taktbus check` checks a profile alone");
         return None;
     }
-    let written = written::Site::read(&node, &mut Reader { file, found })?;
+    let written = written::Site::read(&node, &mut Reader::new(file, found))?;
     drop(node);
     look(&written, found);
     let site = site::compile(&written, library, found)?;
@@ -160,11 +164,7 @@ fn compile(
 
 /// A profile given for a site file would get an error for each of its keys.
 fn is_profile(node: &Node) -> bool {
-    let Kind::Mapping(pairs) = &node.kind else { return false };
-    let has = |name: &str| {
-        pairs.iter().any(|(key, _)| matches!(&key.kind, Kind::Scalar { text, .. } if **text == *name))
-    };
-    has("profile") && !has("site")
+    node.has_key("profile") && !node.has_key("site")
 }
 
 /// Files that a route names are looked for beside the site file, wherever the program was started.
@@ -195,7 +195,8 @@ pub fn load_profile_text(name: &str, text: &str) -> LoadedProfile {
 }
 
 fn profile(file: Option<Arc<SourceFile>>, mut found: Diagnostics) -> LoadedProfile {
-    let Some(entry) = file.and_then(|file| library::read_profile(&file, &mut found)) else {
+    let read = file.and_then(|file| Some((library::read_profile(&file, &mut found)?, file)));
+    let Some((entry, file)) = read else {
         return LoadedProfile {
             name: None,
             written: None,
@@ -206,7 +207,12 @@ fn profile(file: Option<Arc<SourceFile>>, mut found: Diagnostics) -> LoadedProfi
     };
     let name = entry.written.profile.as_ref().map(|at| at.value.0.clone());
     let map = entry.map.filter(|_| !found.has_errors());
-    let (written, proven) = (Some(entry.written), entry.proven);
+    let (mut written, proven) = (entry.written, entry.proven);
+    let points =
+        entry.merged.points.into_iter().map(|(name, point)| (name, point.map(|p| Nullable(Some(p)))));
+    let span = Span { file, range: 0..0 };
+    written.points = Some(Box::new(At { value: Points(points.collect()), span }));
+    let written = Some(written);
     LoadedProfile { name, written, map, proven, diagnostics: found.sorted() }
 }
 

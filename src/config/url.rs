@@ -29,7 +29,7 @@ pub fn connection_of(url: &str) -> Result<ModbusConfig, String> {
     let file = Arc::new(SourceFile { path: "connection".into(), text });
     let mut found = Diagnostics::default();
     let config = yaml::parse(&file, &mut found).and_then(|node| {
-        let written = Connection::read(&node, &mut Reader { file: &file, found: &mut found })?;
+        let written = Connection::read(&node, &mut Reader::new(&file, &mut found))?;
         let span = Span { file: Arc::clone(&file), range: 0..0 };
         connection::compile(&At { value: url.into(), span }, &written, &mut found)
     });

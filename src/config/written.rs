@@ -9,8 +9,9 @@ use crate::document::fields::{choice, document};
 use crate::document::read::{Read, Reader};
 use crate::document::scalar::{Meaning, meaning, shortened};
 use crate::document::schema::Schemas;
-use crate::document::types::{Either, Flag, Int, List, Name, Names, Nullable, Text};
+use crate::document::types::{Either, Flag, Int, List, Name, Names, Nullable, Number, Text};
 use crate::document::yaml::{Kind as NodeKind, Node};
+use crate::mapping::points::Points;
 use crate::mapping::profile::{Limits, Point};
 use crate::mapping::written::ProfileName;
 
@@ -108,8 +109,10 @@ document! {
         optional every: Either<Interval, Names<Interval>>,
         /// How late its values may be, from the request to the broker's acknowledgement. Default 1s.
         optional budget: Either<Within, BudgetWords>,
+        /// Values of its profile's parameters.
+        optional with: Names<Number>,
         /// Points of its own, changed keys of the profile's points, or null to drop one.
-        optional points: Names<Nullable<Point>>,
+        optional points: Points<Nullable<Point>>,
         /// Publish only these points.
         optional only: List<Name>,
         /// Publish all but these points.
@@ -120,7 +123,7 @@ document! {
         optional limits: Limits,
     }
     unsupported: [
-        ("namespace", "OPC UA ('namespace')"), ("subscribe", "OPC UA ('subscribe')"), ("parameters", "'parameters'")
+        ("namespace", "OPC UA ('namespace')"), ("subscribe", "OPC UA ('subscribe')")
     ]
 }
 

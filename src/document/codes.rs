@@ -109,7 +109,11 @@ codes! {
     REFUSED_ADDRESS = "E083", "A point at addresses that the device refuses.";
     EXAMPLE_FAILS = "E090", "An example whose registers give another value than is expected.";
     EXAMPLE_LACKS = "E091", "An example that does not give all registers of a point.";
+    PARAMETER = "E093", "A parameter that the profile does not have, or that has no value.";
+    FORMULA = "E094", "Not a product of numbers and parameters.";
+    INCLUDE = "E095", "Profiles that include each other in a circle, too deep, or that do not agree.";
     NODE_ID = "E098", "A node id that OPC UA does not have.";
+    NAME_RANGE = "E092", "A range in a point's name that is none, that is too long, or whose addresses are not known.";
     UNUSED_CONNECTION = "W001", "A connection that no device uses.";
     CLEAR_PASSWORD = "W002", "A password that travels unencrypted.";
     UNUSED_RATE = "W003", "An interval for a rate that no point has.";

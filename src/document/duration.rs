@@ -118,7 +118,7 @@ mod tests {
         let file = Arc::new(SourceFile { path: "f".into(), text: text.into() });
         let mut found = Diagnostics::default();
         let node = yaml::parse(&file, &mut found).unwrap();
-        let value = T::read(&node, &mut Reader { file: &file, found: &mut found });
+        let value = T::read(&node, &mut Reader::new(&file, &mut found));
         match found.sorted().first() {
             Some(first) => {
                 Err(format!("{} {} {}", first.code, first.message, first.help.as_deref().unwrap_or("")))

@@ -52,7 +52,12 @@ pub struct Reader<'a> {
     pub file: &'a Arc<SourceFile>,
     /// What was found so far.
     pub found: &'a mut Diagnostics,
+    /// Points that ranges of names have made so far, at most [`MAX_EXPANDED`].
+    pub expanded: usize,
 }
+
+/// Most points that ranges of names may make in one file: as many as a table has registers.
+pub const MAX_EXPANDED: usize = 65_536;
 
 /// One key of a map and its value.
 pub struct Entry<'n> {
@@ -64,7 +69,12 @@ pub struct Entry<'n> {
     pub value: &'n Node,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// A reader of a file.
+    pub fn new(file: &'a Arc<SourceFile>, found: &'a mut Diagnostics) -> Self {
+        Self { file, found, expanded: 0 }
+    }
+
     /// The place of a node.
     pub fn span(&self, node: &Node) -> Span {
         node.span(self.file)

@@ -84,7 +84,11 @@ impl Read for Name {
 /// No blanks and no ASCII punctuation but `_`, `-`, `.`: character classes that every validator knows, so without `\p`.
 const NAME_PATTERN: &str = r"^[^\s!-,/:-@\[-^`{-~]{1,64}$";
 
-fn check_name(text: &str, node: &Node, to: &mut Reader<'_>) -> Option<Name> {
+/// A character of a name, as a regular expression.
+pub const NAME_CHARACTER: &str = r"[^\s!-,/:-@\[-^`{-~]";
+
+/// The name, if it is one. Reports what is none.
+pub fn check_name(text: &str, node: &Node, to: &mut Reader<'_>) -> Option<Name> {
     let fits = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
     if text.is_empty() || text.chars().count() > MAX_NAME || !text.chars().all(fits) {
         to.error(codes::BAD_NAME, node, format!("'{}' is no name", shortened(text)))
@@ -349,7 +353,7 @@ mod tests {
         let file = Arc::new(SourceFile { path: "f".into(), text: text.into() });
         let mut found = Diagnostics::default();
         let node = yaml::parse(&file, &mut found).unwrap();
-        let value = T::read(&node, &mut Reader { file: &file, found: &mut found });
+        let value = T::read(&node, &mut Reader::new(&file, &mut found));
         match found.sorted().first() {
             Some(first) => {
                 Err(format!("{} {} {}", first.code, first.message, first.help.as_deref().unwrap_or("")))

@@ -61,6 +61,12 @@ impl Kind {
 }
 
 impl Node {
+    /// Is it a map that has this key?
+    pub fn has_key(&self, name: &str) -> bool {
+        let Kind::Mapping(pairs) = &self.kind else { return false };
+        pairs.iter().any(|(key, _)| matches!(&key.kind, Kind::Scalar { text, .. } if **text == *name))
+    }
+
     /// The node's place.
     pub fn span(&self, file: &Arc<SourceFile>) -> Span {
         Span { file: Arc::clone(file), range: self.from as usize..self.to as usize }

@@ -110,7 +110,7 @@ pub fn export(profile: &LoadedProfile) -> Option<Exported> {
 
 fn written_points(profile: &Profile) -> impl Iterator<Item = (&str, &WrittenPoint)> {
     let points = profile.points.iter().flat_map(|points| &points.value.0);
-    points.filter_map(|(name, point)| Some((name.value.as_str(), point.as_ref()?)))
+    points.filter_map(|(name, point)| Some((name.value.as_str(), point.as_ref()?.0.as_ref()?)))
 }
 
 /// Points that the map does without.

@@ -7,6 +7,8 @@ pub mod device;
 pub mod example;
 pub mod inverse;
 pub mod node;
+pub mod parameters;
+pub mod points;
 pub mod profile;
 pub mod refused;
 pub mod transform;

@@ -16,7 +16,10 @@ use crate::document::yaml::Node;
 const MAX_IDENTIFIER: usize = 4096;
 
 /// What a pattern can see of a node id.
-const PATTERN: &str = r"^((ns=[0-9]{1,5}|nsu=[^;]+);)?(i=[0-9]{1,10}|[sgb]=.+)$";
+const PATTERN: &str = r"^((ns=[0-9]{1,5}|nsu=[^;]+);)?(i=([0-9]|\{\}){1,10}|[sgb]=.+)$";
+
+/// What stands for the number, in the node ids of a range of points.
+pub const NUMBER: &str = "{}";
 
 /// A node id as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +28,8 @@ pub struct NodeId(pub String);
 impl Read for NodeId {
     fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
         let Text(text) = Text::read(node, to)?;
-        if let Err(why) = check(&text) {
+        // In a range of points `{}` stands for a number; whether there is a range is seen by the point's reader.
+        if let Err(why) = check(&text.replace(NUMBER, "0")) {
             to.error(codes::NODE_ID, node, format!("'{}' is no node id: {why}", shortened(&text)))
                 .help("such as ns=2;i=42, nsu=http://vendor/uri;s=Line1.Speed, or 'ns=3;s=\"Line1\".\"Speed\"' in single quotes");
             return None;
@@ -35,6 +39,18 @@ impl Read for NodeId {
 
     fn schema(_: &mut Schemas) -> Value {
         json!({ "type": "string", "pattern": PATTERN, "examples": ["ns=0;i=2258", "nsu=http://vendor/uri;s=Line1.Speed"] })
+    }
+}
+
+impl NodeId {
+    /// The node id of one point of a range.
+    pub fn numbered(&self, number: u32) -> Self {
+        Self(self.0.replace(NUMBER, &number.to_string()))
+    }
+
+    /// Why it is none, where `{}` stands for nothing else.
+    pub fn fault(&self) -> Option<&'static str> {
+        check(&self.0).err()
     }
 }
 

@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 use super::example::Example;
 use super::node::NodeId;
+use super::parameters::Formula;
+use super::points::Points;
 use super::refused::RefusedWords;
 use super::written::{
     Access, ByteWord, CharsWord, ClockWord, DeadbandWord, FunctionWord, InvalidByType, InvalidWords, Labels,
@@ -14,7 +16,7 @@ use crate::document::duration::{Duration, Interval, Rest};
 use crate::document::fields::document;
 use crate::document::read::{At, Read, Reader};
 use crate::document::schema::Schemas;
-use crate::document::types::{Either, Flag, Int, List, Name, Names, Number, Text, whole_number};
+use crate::document::types::{Either, Flag, Int, List, Name, Names, Nullable, Number, Text, whole_number};
 use crate::document::yaml::Node;
 use crate::model::place::Table;
 
@@ -72,12 +74,27 @@ document! {
         optional blocks: List<BlockWords>,
         /// Addresses that the device answers with exception 2: no point is there, and no request reads over them.
         optional refused: List<RefusedWords>,
-        /// The points by name.
-        required points: Names<Point>,
+        /// Numbers that a site gives (`with`), by name; a point uses them as $NAME.
+        optional parameters: Names<ParameterWords>,
+        /// Profiles whose points, limits and other keys this one has too, and changes.
+        optional include: Either<ProfileName, List<ProfileName>>,
+        /// The points by name. Of what is included: changed keys, or null to drop one.
+        optional points: Points<Nullable<Point>>,
         /// Test vectors: `check` proves the map against them, without the device.
         optional examples: List<Example>,
     }
-    unsupported: [("parameters", "'parameters'"), ("include", "'include'")]
+}
+
+document! {
+    /// A number that a site gives.
+    pub struct ParameterWords ("a parameter") {
+        /// What it is where a site gives none. Without a default each device must give it.
+        optional default: Number,
+        /// Smallest and largest value: 1..1000.
+        optional range: RangeWord,
+        /// What it is, for people.
+        optional desc: Text,
+    }
 }
 
 document! {
@@ -163,7 +180,7 @@ document! {
         /// OPC UA node id: ns=2;s=Line1.Speed, or with the namespace's URI, nsu=URI;s=….
         optional node: NodeId,
         /// Other points and their factors.
-        optional sum: Names<Number>,
+        optional sum: Names<Formula>,
         /// What the registers hold.
         optional r#type: TypeWord,
         /// The bytes as they come on the wire, A the most significant. Default: the profile's.
@@ -176,10 +193,10 @@ document! {
         optional mask: Mask,
         /// Half of a register, with int8 and uint8.
         optional byte: ByteWord,
-        /// value = raw × scale + offset. Default 1.
-        optional scale: Number,
-        /// value = raw × scale + offset. Default 0.
-        optional offset: Number,
+        /// value = raw × scale + offset. Default 1. A number, or a product with parameters: 0.1 * $ct_ratio.
+        optional scale: Formula,
+        /// value = raw × scale + offset. Default 0. A number, or a product with parameters.
+        optional offset: Formula,
         /// The point that holds the exponent: value = raw × 10^exponent.
         optional scale_from: Name,
         /// The unit; percent for %.
@@ -198,6 +215,9 @@ document! {
         optional access: Access,
         /// How it is written, with access rw or w.
         optional write: WriteWords,
+        /// With a range in the name, such as relay_{0..15}: how far it is from one address (or bit) to the next. Default: the
+        /// width of the type.
+        optional step: Int<1, 65_535>,
         /// The name of its rate: default, once, or one that the site gives an interval.
         optional rate: Name,
         /// Give it a request of its own.

@@ -72,6 +72,12 @@ impl TypeWord {
         }
     }
 
+    /// How many registers a datetime of this layout takes.
+    pub fn datetime_registers(layout: Option<ClockWord>) -> u16 {
+        let format = layout.map_or(ClockFormat::Unix, ClockWord::format);
+        Clock { format, utc: true }.registers()
+    }
+
     /// Bits of an integer type; `None` for all others.
     pub fn integer_bits(self) -> Option<u32> {
         match self {

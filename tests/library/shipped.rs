@@ -62,7 +62,7 @@ impl Shipped {
         let file = Arc::new(SourceFile { path: path.display().to_string(), text: text.clone() });
         let mut found = Diagnostics::default();
         let node = yaml::parse(&file, &mut found).unwrap();
-        let written = Profile::read(&node, &mut Reader { file: &file, found: &mut found }).unwrap();
+        let written = Profile::read(&node, &mut Reader::new(&file, &mut found)).unwrap();
         let name = path.strip_prefix(folder()).unwrap().with_extension("").display().to_string();
         Self { name, text, node, written, map, findings }
     }
@@ -80,7 +80,7 @@ impl Shipped {
     /// Its points by name, as written.
     pub fn points(&self) -> impl Iterator<Item = (&str, &Point)> {
         let points = self.written.points.iter().flat_map(|points| &points.value.0);
-        points.filter_map(|(name, point)| Some((name.value.as_str(), point.as_ref()?)))
+        points.filter_map(|(name, point)| Some((name.value.as_str(), point.as_ref()?.0.as_ref()?)))
     }
 
     /// Has it nodes of an OPC UA server, and no registers?

@@ -12,6 +12,7 @@ use crate::mapping::compiled::{
     Chars, Clock, ClockFormat, Deadband, Decode, Kind, Order, Reading, Select, Transform,
 };
 use crate::mapping::device::{Limits, Stretch};
+use crate::mapping::parameters::Formula;
 use crate::mapping::profile::Point;
 use crate::mapping::write::Target;
 use crate::mapping::written::{Access, OrderWord, TypeWord, ZoneWord};
@@ -72,7 +73,7 @@ pub fn draft(
     let before = found.errors();
     let (key, span) = location(name, point, found)?;
     let source = match key {
-        "sum" => sum(point, found).map(|source| (source, None)),
+        "sum" => sum(point, defaults, found).map(|source| (source, None)),
         "node" => node_reading(name, point, found)
             .map(|(reading, kind)| (DraftSource::Reading(reading), Some(kind))),
         _ => reading(name, point, defaults, span, found)
@@ -86,15 +87,19 @@ pub fn draft(
         (None, _) => Vec::new(),
     };
     let select = select(point, kind, found);
-    check_arithmetic(point, kind, found);
     check_labels(point, kind, &select, found);
+    let number = |formula: &Option<Box<At<Formula>>>, found: &mut Diagnostics| {
+        formula.as_ref().and_then(|formula| defaults.parameters.value(formula, found))
+    };
+    let scale = number(&point.scale, found);
+    check_arithmetic(point, kind, scale, found);
     let draft = Draft {
         source,
         kind,
         select,
         invalid,
-        scale: point.scale.as_ref().map(|scale| scale.value.0),
-        offset: point.offset.as_ref().map(|offset| offset.value.0),
+        scale,
+        offset: number(&point.offset, found),
         scale_from: point
             .scale_from
             .as_ref()
@@ -195,7 +200,7 @@ fn refused<'l>(place: &Place, limits: &'l Limits) -> Option<&'l Stretch> {
     }
 }
 
-fn sum(point: &Point, found: &mut Diagnostics) -> Option<DraftSource> {
+fn sum(point: &Point, defaults: &Defaults, found: &mut Diagnostics) -> Option<DraftSource> {
     const NOT_HERE: [&str; 13] = [
         "type", "order", "bit", "bits", "mask", "byte", "invalid", "length", "chars", "alone", "write",
         "format", "zone",
@@ -208,7 +213,10 @@ fn sum(point: &Point, found: &mut Diagnostics) -> Option<DraftSource> {
             .help("such as {heat_kwh: 1, heat_mwh: 1000}");
         return None;
     }
-    let parts = at.value.0.iter().map(|(name, factor)| Some((name.clone(), factor.as_ref()?.0)));
+    let parts = at.value.0.iter().map(|(name, factor)| {
+        let factor = At { value: factor.clone()?, span: name.span.clone() };
+        Some((name.clone(), defaults.parameters.value(&factor, found)?))
+    });
     Some(DraftSource::Sum(parts.collect::<Option<_>>()?))
 }
 
@@ -516,8 +524,8 @@ fn check_labels(point: &Point, kind: Option<TypeWord>, select: &Select, found: &
 }
 
 /// Do the keys that calculate go with the kind of value?
-fn check_arithmetic(point: &Point, kind: Option<TypeWord>, found: &mut Diagnostics) {
-    if let Some(at) = point.scale.as_ref().filter(|at| at.value.0.is_zero()) {
+fn check_arithmetic(point: &Point, kind: Option<TypeWord>, scale: Option<Decimal>, found: &mut Diagnostics) {
+    if let Some(at) = point.scale.as_ref().filter(|_| scale.is_some_and(Decimal::is_zero)) {
         found
             .error(codes::ZERO_SCALE, &at.span, "a scale of 0 makes every value 0")
             .help("a decimal comma? Write a point: 0.1");

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 pub use self::draft::DEFAULT_RATE;
 use super::compiled::{DeviceMap, Order};
 use super::device::{self, FixedBlock};
+use super::parameters::Parameters;
 use super::profile::{Limits, Point, Profile};
 use super::refused;
 use super::written::TypeWord;
@@ -41,6 +42,8 @@ pub struct Defaults {
     invalid: BTreeMap<TypeWord, Vec<Raw>>,
     /// Addresses that are read as a whole only, sorted.
     blocks: Vec<At<FixedBlock>>,
+    /// What a site may give.
+    parameters: Parameters,
 }
 
 impl Defaults {
@@ -59,12 +62,23 @@ impl Defaults {
             write_order: profile.write_order.as_ref().map(|order| order.order()),
             invalid,
             blocks: blocks::of(profile, address_base, found),
+            parameters: Parameters::of(profile, found),
         }
     }
 
     /// What is read as a whole only, sorted.
     pub fn blocks(&self) -> Vec<FixedBlock> {
         self.blocks.iter().map(|block| block.value).collect()
+    }
+
+    /// The profile's parameters.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The same with other values of the parameters.
+    pub fn with_parameters(self, parameters: Parameters) -> Self {
+        Self { parameters, ..self }
     }
 }
 
@@ -94,18 +108,19 @@ pub fn compile(
 ) -> Option<DeviceMap> {
     let before = found.errors();
     blocks::check(&defaults.blocks, limits, selection.limits, found);
+    let mut failed: Option<&Span> = None;
     let drafts: Vec<Option<draft::Draft>> = points
         .iter()
         .map(|(name, point)| {
-            // A faulty point has been reported; guessing at the rest of it would only mislead.
-            let point = point.as_ref().filter(|point| !point.faulty)?;
-            let mut draft = draft::draft(name, point, defaults, found)?;
-            draft.check_limits(&name.value, limits, selection.limits, found);
-            if draft.writable {
-                let rules = write::Rules { defaults, limits, changed: selection.limits };
-                draft.target = write::target(name, point, &draft, rules, found).map(Box::new);
+            // A faulty point has been reported; guessing at the rest of it would only mislead. The points of a range share
+            // its place: what is wrong with one of them is said once.
+            let point = point.as_ref().filter(|point| !point.faulty && failed != Some(&name.span))?;
+            let errors = found.errors();
+            let draft = complete(name, point, defaults, limits, selection.limits, found);
+            if found.errors() > errors {
+                failed = Some(&name.span);
             }
-            Some(draft)
+            draft
         })
         .collect();
     let map = link::link(points, &drafts, selection, owner, found);
@@ -127,6 +142,24 @@ pub fn profile_limits(profile: &Profile, defaults: &Defaults, found: &mut Diagno
         Some(patch) => limits(base, &patch.value),
         None => base,
     }
+}
+
+/// A point by itself, with the way it's written. `changed` is where the device's own limits are.
+fn complete(
+    name: &At<String>,
+    point: &Point,
+    defaults: &Defaults,
+    limits: &device::Limits,
+    changed: Option<&Span>,
+    found: &mut Diagnostics,
+) -> Option<draft::Draft> {
+    let mut draft = draft::draft(name, point, defaults, found)?;
+    draft.check_limits(&name.value, limits, changed, found);
+    if draft.writable {
+        let rules = write::Rules { defaults, limits, changed };
+        draft.target = write::target(name, point, &draft, rules, found).map(Box::new);
+    }
+    Some(draft)
 }
 
 /// The limits of requests: `patch` replaces single ones of `base`.

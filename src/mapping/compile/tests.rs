@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Defaults, Selection, compile};
+use super::{Defaults, Selection, Written, compile};
 use crate::document::read::{Read as _, Reader};
 use crate::document::yaml;
 use crate::mapping::compiled::{
@@ -18,11 +18,13 @@ fn map_of(text: &str) -> DeviceMap {
     let file = Arc::new(SourceFile { path: "p.yaml".into(), text: format!("profile: p\n{text}") });
     let mut found = Diagnostics::default();
     let node = yaml::parse(&file, &mut found).unwrap();
-    let profile = Profile::read(&node, &mut Reader { file: &file, found: &mut found }).unwrap();
+    let profile = Profile::read(&node, &mut Reader::new(&file, &mut found)).unwrap();
     let defaults = Defaults::of(&profile, &mut found);
     let points = &profile.points.as_ref().unwrap().value.0;
+    let points: Vec<Written> =
+        points.iter().map(|(name, point)| (name.clone(), point.clone().and_then(|point| point.0))).collect();
     let owner = Span { file: Arc::clone(&file), range: 0..0 };
-    let map = compile(points, &defaults, &Limits::default(), Selection::default(), &owner, &mut found);
+    let map = compile(&points, &defaults, &Limits::default(), Selection::default(), &owner, &mut found);
     map.unwrap_or_else(|| panic!("{:#?}", found.sorted().iter().map(ToString::to_string).collect::<Vec<_>>()))
 }
 
