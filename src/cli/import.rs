@@ -134,11 +134,6 @@ fn finish(args: &ImportArgs, shown: &str, imported: &Imported) -> Result<Outcome
     for note in &imported.notes {
         errln!("{}", note.show(shown));
     }
-    if imported.has_nodes {
-        errln!(
-            "{shown}: warning: OPC UA nodes are written down, but this version cannot read them: check will say so"
-        );
-    }
     if imported.points == 0 {
         errln!("{shown}: no points, {} left out: nothing is written", imported.left_out);
         return Ok(Outcome::Failed);

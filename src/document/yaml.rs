@@ -462,7 +462,7 @@ mod tests {
             ("a: 'x\nb: 1", "this quote is never closed"),
             ("a: {b: 1", "this '{' is never closed"),
             ("a:\n  b: {c: 1, d: '}'  # }\n  e: {f: 1}\n", "this '{' is never closed"),
-            ("a: [1, 2 3: 4]", "',' or ']' is expected here"),
+            ("a: {b: 1 c: 2, d: 3}", "',' or '}' is expected here"),
             ("a: \u{1}b", "the control character U+0001"),
             ("a: b: c", "a second ':' on this line"),
             ("a: *b", "an alias to an unknown anchor"),

@@ -1,6 +1,6 @@
 //! Writes a profile and has the checker read it: what the checker refuses is left out, and said.
 
-use super::draft::{Draft, Spot};
+use super::draft::Draft;
 use super::note::{Note, Notes};
 use super::yaml::{self, Head, Written};
 use crate::config::{LoadedProfile, load_profile_text};
@@ -43,9 +43,6 @@ pub fn profile(head: &Head, drafts: Vec<Draft>, notes: &mut Notes) -> (String, V
 
 /// Is a point sound by itself? Its scale factor is looked at later.
 pub fn alone(draft: &Draft, notes: &mut Notes) -> bool {
-    if matches!(draft.spot, Spot::Node(_)) {
-        return true;
-    }
     let bare = Draft { scale_from: None, heading: None, ..draft.clone() };
     let head = Head { profile: "imported/alone".into(), ..Head::default() };
     let written = yaml::profile(&head, std::slice::from_ref(&bare));
@@ -59,12 +56,10 @@ pub fn alone(draft: &Draft, notes: &mut Notes) -> bool {
     }
 }
 
-/// The errors of a text, but that this version reads no OPC UA.
+/// The errors of a text.
 fn errors(text: &str) -> Vec<Diagnostic> {
     let LoadedProfile { diagnostics, .. } = load_profile_text("imported", text);
-    let is_wrong =
-        |finding: &Diagnostic| finding.severity == Severity::Error && finding.code != codes::UNSUPPORTED;
-    diagnostics.into_iter().filter(is_wrong).collect()
+    diagnostics.into_iter().filter(|finding| finding.severity == Severity::Error).collect()
 }
 
 /// The drafts whose lines have findings, each once.

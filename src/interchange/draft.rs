@@ -25,7 +25,7 @@ pub struct Draft {
     pub name: String,
     /// Where it is.
     pub spot: Spot,
-    /// The type and what belongs to it; `None` for coils, discrete inputs and nodes.
+    /// The type and what belongs to it; `None` for coils and discrete inputs.
     pub kind: Option<TypeCell>,
     /// The byte order, where it's known.
     pub order: Option<Order>,
@@ -75,13 +75,13 @@ impl Draft {
 
     /// The type of the whole register, where there is one.
     pub fn register_type(&self) -> Option<TypeWord> {
-        let kind = self.kind.as_ref()?;
+        let kind = self.kind.as_ref().filter(|_| !self.is_node())?;
         Some(if kind.kind == TypeWord::Bool { TypeWord::Uint16 } else { kind.kind })
     }
 
     /// Does a profile's order apply to it? It is for numbers of two or more registers.
     pub fn takes_order(&self) -> bool {
-        let Some(kind) = &self.kind else { return false };
+        let Some(kind) = self.kind.as_ref().filter(|_| !self.is_node()) else { return false };
         let is_calendar = kind.kind == TypeWord::Datetime && !is_linear(kind.format);
         let is_wide = kind.kind != TypeWord::String && kind.registers().is_some_and(|count| count > 1);
         !is_calendar && (is_wide || kind.kind == TypeWord::Mod10k)
@@ -92,7 +92,12 @@ impl Draft {
         let is_text_or_number = self.kind.as_ref().is_some_and(|kind| {
             !matches!(kind.kind, TypeWord::Bool | TypeWord::Int8 | TypeWord::Uint8 | TypeWord::Datetime)
         });
-        is_text_or_number || self.takes_order()
+        !self.is_node() && (is_text_or_number || self.takes_order())
+    }
+
+    /// Is it an OPC UA node?
+    pub fn is_node(&self) -> bool {
+        matches!(self.spot, Spot::Node(_))
     }
 
     /// Is its value a single bit?

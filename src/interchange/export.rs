@@ -178,6 +178,7 @@ fn cells(item: &Item<'_>, map: &DeviceMap, lost: &mut Vec<String>) -> Cells {
         Place::Node(node) => {
             cells.insert(Column::Table, "opcua".into());
             cells.insert(Column::AddressZeroBased, node.to_string());
+            cells.insert(Column::Type, word(decode.kind).into());
         }
     }
     let transform = item.transform;
@@ -213,18 +214,22 @@ fn cells(item: &Item<'_>, map: &DeviceMap, lost: &mut Vec<String>) -> Cells {
     cells
 }
 
+/// The word of a type.
+fn word(own: Kind) -> &'static str {
+    let same = |kind: Kind| match (kind, own) {
+        (Kind::Datetime(_), Kind::Datetime(_)) => true,
+        (kind, own) => kind == own,
+    };
+    TypeWord::WORDS.iter().find(|(_, word)| same(word.kind())).map_or("", |(word, _)| *word)
+}
+
 /// The type as [`super::types`] reads it: a word, and what belongs to it.
 fn kind(reading: &Reading, table: Table, select: &Select) -> String {
     if table.is_bits() {
         return TypeWord::Bool.word().into();
     }
     let decode = &reading.decode;
-    let same = |kind: Kind| match (kind, decode.kind) {
-        (Kind::Datetime(_), Kind::Datetime(_)) => true,
-        (kind, own) => kind == own,
-    };
-    let word = TypeWord::WORDS.iter().find(|(_, word)| same(word.kind())).map_or("", |(word, _)| *word);
-    let mut text = word.to_owned();
+    let mut text = word(decode.kind).to_owned();
     if let Kind::Datetime(clock) = decode.kind {
         let format = match clock.format {
             ClockFormat::Unix => "unix",

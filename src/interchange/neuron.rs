@@ -90,13 +90,7 @@ fn profile(tags: Vec<Read>, name: &str, file: &str, left_out: usize, mut notes: 
         ..Head::default()
     };
     let (yaml, drafts, refused) = checked::profile(&head, drafts, &mut notes);
-    Imported {
-        yaml,
-        points: drafts.len(),
-        left_out: left_out + refused,
-        has_nodes: false,
-        notes: notes.sorted(),
-    }
+    Imported { yaml, points: drafts.len(), left_out: left_out + refused, notes: notes.sorted() }
 }
 
 /// Several stations are devices behind one connection, which the table does not name.

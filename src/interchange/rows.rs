@@ -44,7 +44,7 @@ impl Rows<'_> {
                 .help("format the column as text, and type it again"));
         }
         let (spot, rest) = self.spot(row)?;
-        let Spot::Register(table, _) = spot else { return Ok(self.node(row, spot, notes)) };
+        let Spot::Register(table, _) = spot else { return self.node(row, spot, notes) };
         let kind = match table.is_bits() {
             true => self.check_bit_type(row, notes),
             false => Some(self.kind(row, rest, notes)?),
@@ -374,22 +374,30 @@ impl Rows<'_> {
         known
     }
 
-    /// An OPC UA node: its type comes from the server.
-    fn node(&self, row: &Row, spot: Spot, notes: &mut Notes) -> Draft {
-        let mut draft = Draft::new(row.line, self.name(row, &spot), spot, None);
+    /// An OPC UA node.
+    fn node(&self, row: &Row, spot: Spot, notes: &mut Notes) -> Result<Draft, Note> {
+        let text = self.cell(row, Column::Type);
+        let Some(kind) = types::of_node(text) else {
+            let message = match text.ends_with("[]") {
+                true => format!("{} is an array, and a point is one value", shortened(text)),
+                false => format!("'{}' is no type of an OPC UA node", shortened(text)),
+            };
+            return Err(self
+                .error(row, Column::Type, message)
+                .help("such as Float, Int32, Boolean, String, DateTime"));
+        };
+        let mut draft = Draft::new(row.line, self.name(row, &spot), spot, Some(TypeCell::plain(kind)));
         self.texts(row, &mut draft);
-        draft.access = access_of(self.cell(row, Column::Access)).unwrap_or(Access::Read);
-        if self.cell(row, Column::Type).ends_with("[]") {
-            let message =
-                format!("{} is an array, and a point is one value", shortened(self.cell(row, Column::Type)));
-            notes.push(self.warning(row, Column::Type, message));
+        self.labels(row, &mut draft, notes);
+        if access_of(self.cell(row, Column::Access)).is_some_and(|access| access != Access::Read) {
+            notes.push(self.warning(row, Column::Access, "nodes are read only by this version: access r"));
         }
         for column in [Column::Scale, Column::Offset] {
             let number = numbers::number(self.cell(row, column)).ok().flatten();
             let number = number.filter(|number| !number.is_zero() && *number != Decimal::ONE);
             *(if column == Column::Scale { &mut draft.scale } else { &mut draft.offset }) = number;
         }
-        draft
+        Ok(draft)
     }
 
     /// The name that the row gives; not unique. A row without one is called by its place.

@@ -117,13 +117,7 @@ impl SiteDraft {
             }
         }
         let points = if text.is_empty() { 0 } else { total(&self.devices) };
-        Imported {
-            yaml: text,
-            points,
-            left_out: left_out + before - points,
-            has_nodes: false,
-            notes: notes.sorted(),
-        }
+        Imported { yaml: text, points, left_out: left_out + before - points, notes: notes.sorted() }
     }
 
     /// Leaves out the points that the checker refuses; yields how many. What else it finds is noted once.

@@ -44,8 +44,6 @@ pub struct Imported {
     pub points: usize,
     /// How many rows (or entries) were left out; each has an error or a warning.
     pub left_out: usize,
-    /// Some points are OPC UA nodes, which this version can't read.
-    pub has_nodes: bool,
     /// Everything to say.
     pub notes: Vec<Note>,
 }
@@ -83,13 +81,7 @@ pub fn import(bytes: &[u8], options: &Options) -> Result<Imported, TableError> {
         base,
     };
     let (yaml, drafts, refused) = checked::profile(&head, drafts, &mut notes);
-    Ok(Imported {
-        points: drafts.len(),
-        left_out: left_out + refused,
-        has_nodes: drafts.iter().any(|draft| matches!(draft.spot, Spot::Node(_))),
-        yaml,
-        notes: notes.sorted(),
-    })
+    Ok(Imported { points: drafts.len(), left_out: left_out + refused, yaml, notes: notes.sorted() })
 }
 
 fn comments(titled: &Titled, options: &Options) -> Vec<String> {

@@ -68,6 +68,20 @@ pub struct NoType {
     pub help: Option<String>,
 }
 
+/// The type of an OPC UA node, by the name of its built-in type (OPC UA part 6, 5.1.2) or as any other.
+pub fn of_node(text: &str) -> Option<TypeWord> {
+    Some(match text.to_ascii_lowercase().as_str() {
+        "boolean" | "bool" => TypeWord::Bool,
+        "sbyte" => TypeWord::Int8,
+        "byte" => TypeWord::Uint8,
+        "float" => TypeWord::Float32,
+        "double" => TypeWord::Float64,
+        "string" | "localizedtext" => TypeWord::String,
+        "datetime" | "utctime" => TypeWord::Datetime,
+        _ => kind(text, None).ok()?.kind,
+    })
+}
+
 /// Reads a type. `count`: the registers that it takes, where the row says so; a name without a size takes it from there.
 pub fn kind(text: &str, count: Option<u16>) -> Result<TypeCell, NoType> {
     let mut cell = match own(text) {

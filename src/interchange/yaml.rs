@@ -168,7 +168,7 @@ fn keys_of(draft: &Draft, shared: &Shared) -> Vec<String> {
     let mut keys = Vec::new();
     if let Some(kind) = &draft.kind {
         // A bit of a register is a bool without saying so.
-        if kind.kind != TypeWord::Bool {
+        if kind.kind != TypeWord::Bool || draft.is_node() {
             keys.push(format!("type: {}", kind.kind.word()));
         }
         if matches!(kind.kind, TypeWord::String | TypeWord::Mod10k) {
