@@ -73,7 +73,7 @@ impl Library {
             let file = SourceFile { path: format!("mappings/{name}.yaml"), text: text.to_string() };
             (name.clone(), read_profile(&Arc::new(file), found).map(Arc::new))
         };
-        Self { folders: Vec::new(), read: profiles.iter().map(&mut entry).collect() }
+        Self { folders: Vec::new(), read: profiles.iter().map(&mut entry).collect(), open: Vec::new() }
     }
 
     /// A profile. What is wrong with it is reported the first time; that it is missing, at each place that wants it.

@@ -104,9 +104,12 @@ impl Decimal {
         self.to_string().parse().unwrap_or(f64::NAN)
     }
 
-    /// The shortest decimal that reads back as the same float: 230.4f32 is 230.4. `None` when not finite
-    /// or when its exponent does not fit.
+    /// The shortest decimal that reads back as the same float: 230.4f32 is 230.4; from 2^24 on, where every float32 is
+    /// whole, just that number. `None` when not finite or when its exponent does not fit.
     pub fn from_f32(value: f32) -> Option<Self> {
+        if let Some(whole) = whole_f32(value) {
+            return Some(Self::from(whole));
+        }
         value.is_finite().then(|| format!("{value:e}").parse().ok()).flatten()
     }
 
@@ -173,6 +176,14 @@ const POWERS: [i128; MAX_SCALE as usize + 1] = {
     }
     powers
 };
+
+/// The whole number that a float32 of 2^24 or more is, as long as 63 bits hold it. Fewer digits would also read back as
+/// the same float32, but readers of JSON have float64: 67108872 must not become 67108870.
+pub fn whole_f32(value: f32) -> Option<i64> {
+    const EVERY_ONE_IS_WHOLE: f32 = 16_777_216.0;
+    const BITS_63: f32 = 9_223_372_036_854_775_808.0;
+    (EVERY_ONE_IS_WHOLE..BITS_63).contains(&value.abs()).then_some(value as i64)
+}
 
 impl From<i64> for Decimal {
     fn from(value: i64) -> Self {

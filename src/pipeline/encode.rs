@@ -6,6 +6,7 @@ use std::fmt::{self, Write as _};
 
 use crate::mapping::compiled::{Point, Select};
 use crate::mapping::transform::Sample;
+use crate::model::decimal::whole_f32;
 use crate::model::time::Stamp;
 use crate::model::value::{Cause, Value};
 
@@ -55,7 +56,10 @@ pub fn write_value(value: &Value, point: &Point, out: &mut Vec<u8>) {
     match value {
         Value::Bool(bit) => out.extend_from_slice(if *bit { b"true" } else { b"false" }),
         Value::Number(number) => number.write_json(out),
-        Value::Float32(float) => write_float(float, out),
+        Value::Float32(float) => match whole_f32(*float) {
+            Some(whole) => _ = write!(Bytes(out), "{whole}"),
+            None => write_float(float, out),
+        },
         Value::Float64(float) => write_float(float, out),
         Value::Text(label) => text(label, out),
         Value::Flags(word) => {
@@ -166,7 +170,8 @@ mod tests {
         };
         // Above 2^26 a float32 counts in steps of 8.
         assert_eq!(json(Value::Float32(67_108_864.0)), "67108864");
-        assert_eq!(json(Value::Float32(67_108_871.0)), "67108870");
+        assert_eq!(json(Value::Float32(67_108_871.0)), "67108872");
+        assert_eq!(json(Value::Float32(-3e9)), "-3000000000");
         assert_eq!(json(Value::Float32(230.4)), "230.4");
         assert_eq!(json(Value::Float32(1_234.567_9)), "1234.5679");
     }
