@@ -2,7 +2,7 @@
 //!
 //! - The points of a range share the place of its key and are as written, but for the name and the address (or bit), which
 //!   goes up from one to the next.
-//! - At most [`MAX_RANGE`] points come of a range, and [`MAX_EXPANDED`](crate::document::read::MAX_EXPANDED) of all ranges of a
+//! - At most [`MAX_RANGE`] points come of a range, and [`MAX_EXPANDED`] of all ranges of a
 //!   file.
 
 use std::collections::HashMap;
