@@ -151,6 +151,7 @@ fn site(simulator: SocketAddr, broker: SocketAddr) -> Site {
         devices: vec![Device {
             name: format!("d{i}").into(),
             unit: 1,
+            profile: None,
             budget: Budget::default(),
             map: map.clone(),
             groups: vec![Group { every: Every::Interval(EVERY), points: vec![PointIx(0)] }],

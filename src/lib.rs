@@ -13,7 +13,8 @@
 //! - [`config`] site file → plan
 //! - [`interchange`] register tables and other gateways' configurations, in and out
 //! - [`runtime`] starts, watches and stops tasks
-//! - [`demo`] a simulated plant and an embedded broker
+//! - [`simulation`] the devices of a site without the devices
+//! - [`demo`] an embedded broker and a subscriber
 //! - [`cli`] the command line
 
 pub mod budget;
@@ -32,3 +33,4 @@ pub mod model;
 pub mod northbound;
 pub mod pipeline;
 pub mod runtime;
+pub mod simulation;

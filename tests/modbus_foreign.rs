@@ -106,6 +106,7 @@ fn device(unit: u8) -> Device {
     Device {
         name: format!("u{unit}").into(),
         unit,
+        profile: None,
         budget: Budget::default(),
         map: Arc::new(DeviceMap { readings, points, writes: Vec::new() }),
         groups: vec![Group {

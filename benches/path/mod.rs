@@ -67,6 +67,7 @@ impl Path {
         let device = Device {
             name: "main".into(),
             unit: 1,
+            profile: None,
             budget: Budget { within: Duration::from_secs(1), late: OnLate::Deliver },
             map: Arc::new(map),
             groups: vec![Group { every, points: (0..u32::from(POINTS)).map(PointIx).collect() }],

@@ -1,5 +1,5 @@
-//! `taktbus demo`: a simulated plant, an embedded broker, the gateway between them, and a subscriber that shows
-//! what arrives.
+//! `taktbus demo`: simulated devices, an embedded broker, the gateway between them, and a subscriber that shows what
+//! arrives.
 
 use std::io::IsTerminal as _;
 
@@ -7,29 +7,39 @@ use anyhow::{Context as _, Result};
 use tokio::time::Instant;
 
 use super::run::stop_on_signals;
-use super::{DemoArgs, Outcome, live, site, summary};
-use crate::config::plan::{Protocol, SinkConfig, Site};
+use super::{DemoArgs, Outcome, SiteArgs, live, site, summary};
+use crate::config::plan::{SinkConfig, Site};
 use crate::config::{LoadOptions, load_text};
 use crate::demo::broker::Broker;
-use crate::demo::plant::Plant;
-use crate::drivers::modbus::config::{Line, Link, Parity};
+use crate::simulation::{self, Simulation};
 
 /// The demo's site, as it's in the repository.
 const SITE: &str = include_str!("../../examples/demo/gateway.yaml");
 const SITE_NAME: &str = "examples/demo/gateway.yaml";
 
+/// Its device that is wired and dead.
+const DEAD: &str = "dryer";
+
 pub async fn demo(args: DemoArgs) -> Result<Outcome> {
-    let loaded = load_text(SITE_NAME, SITE, &LoadOptions::default());
-    let Some(mut site) = loaded.site else {
-        site::print(&loaded.diagnostics);
-        return Ok(Outcome::WrongConfiguration);
+    let loaded = match &args.site {
+        Some(site) => site::read(&SiteArgs { site: site.clone(), mappings: args.mappings }),
+        None => load_text(SITE_NAME, SITE, &LoadOptions::default()),
     };
+    site::print(&loaded.diagnostics);
+    let is_sound = loaded.is_sound();
+    let Some(mut site) = loaded.site.filter(|_| is_sound) else { return Ok(Outcome::WrongConfiguration) };
     let stop = stop_on_signals(args.lasting)?;
-    let plant = Plant::start(line_of(&site)).await.context("cannot start the simulated plant")?;
+    let mut options = simulation::Options::default();
+    if args.site.is_none() {
+        options.mute.insert(DEAD.into());
+    }
+    let plant = Simulation::start(&site, &loaded.proven, &options);
+    let plant = plant.await.context("cannot start the simulated devices")?;
     let broker =
         Broker::bind(([127, 0, 0, 1], 0).into()).await.context("cannot start the embedded broker")?;
     let address = broker.local_addr();
-    redirect(&mut site, &plant, address);
+    plant.redirect(&mut site);
+    publish_to(&mut site, address);
     let gateway = match site::planned(site) {
         Ok(gateway) => gateway,
         Err(outcome) => return Ok(outcome),
@@ -58,28 +68,11 @@ pub async fn demo(args: DemoArgs) -> Result<Outcome> {
     Ok(Outcome::Fine)
 }
 
-/// The settings of the demo's serial line.
-fn line_of(site: &Site) -> Line {
-    let serial = site.connections.iter().find_map(|connection| {
-        let Protocol::Modbus(config) = &connection.protocol;
-        if let Link::Serial { line, .. } = &config.link { Some(*line) } else { None }
-    });
-    serial.unwrap_or(Line { baud: 19200, data_bits: 8, parity: Parity::Even, stop_bits: 1 })
-}
-
-/// Puts the addresses of the simulated plant and the embedded broker into the site.
-fn redirect(site: &mut Site, plant: &Plant, broker: std::net::SocketAddr) {
-    for connection in &mut site.connections {
-        let Protocol::Modbus(config) = &mut connection.protocol;
-        match &mut config.link {
-            Link::Tcp { host, port } | Link::RtuOverTcp { host, port, .. } => {
-                (*host, *port) = (plant.meter.ip().to_string(), plant.meter.port());
-            }
-            Link::Serial { path, .. } => path.clone_from(&plant.port),
-        }
-    }
+/// Puts the address of the embedded broker into the site: no simulated value goes to a real one.
+fn publish_to(site: &mut Site, broker: std::net::SocketAddr) {
     for route in &mut site.routes {
         let SinkConfig::Mqtt(config) = &mut route.sink;
         (config.host, config.port) = (broker.ip().to_string(), broker.port());
+        (config.tls, config.user, config.password) = (None, None, None);
     }
 }

@@ -53,6 +53,7 @@ mod read;
 mod report;
 mod run;
 mod scan;
+mod simulate;
 mod site;
 mod summary;
 mod table;
@@ -91,9 +92,13 @@ struct Logging {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a simulated plant, a broker and the gateway between them; nothing to install
+    /// Run simulated devices, a broker and the gateway between them; nothing to install
     ///
-    /// On a terminal: a live table. Piped: one JSON line per message.
+    /// Without a site file: a small plant. With one: the devices of that site, simulated from their profiles; nothing is
+    /// published but to the demo's own broker. On a terminal: a live table. Piped: one JSON line per message.
+    #[command(
+        after_help = "Examples:\n  taktbus demo                 a small plant\n  taktbus demo gateway.yaml    your own site, without its devices"
+    )]
     Demo(DemoArgs),
     /// Run a site until SIGTERM or Ctrl-C
     Run(RunArgs),
@@ -108,6 +113,15 @@ enum Command {
         after_help = "Examples:\n  taktbus test mappings/eastron/sdm630.yaml\n  taktbus test gateway.yaml --failed"
     )]
     Test(test::TestArgs),
+    /// Serve the devices of a site on this machine, from their profiles: something to talk to without the devices
+    ///
+    /// Registers hold what the profiles' examples say, and plausible values elsewhere; measurements move. Limits, refused
+    /// addresses, holes and rests are those of the profiles. Points with access rw can be written. Network devices are
+    /// listeners on loopback, serial lines pseudo-terminals with the line's speed.
+    #[command(
+        after_help = "Examples:\n  taktbus simulate gateway.yaml --site simulated.yaml\n  taktbus read simulated.yaml     in another terminal"
+    )]
+    Simulate(simulate::SimulateArgs),
     /// Show the requests on each wire, the bus load, and the worst age of every point
     Plan(PlanArgs),
     /// Read devices once and print their values
@@ -203,6 +217,12 @@ struct ExplainArgs {
 
 #[derive(Debug, Args)]
 struct DemoArgs {
+    /// A site file whose devices are simulated [default: a small plant]
+    #[arg(value_name = "SITE.yaml")]
+    site: Option<PathBuf>,
+    /// Look for profiles here too, after the mappings folder beside the site file
+    #[arg(long = "mappings", value_name = "DIR", requires = "site")]
+    mappings: Vec<PathBuf>,
     /// End by itself after this time, for instance 10s or 5m
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     lasting: Option<Duration>,
@@ -275,7 +295,7 @@ enum Outcome {
 /// Parses the arguments, runs the command, and turns what came of it into an exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runs = matches!(cli.command, Command::Run(_) | Command::Demo(_));
+    let runs = matches!(cli.command, Command::Run(_) | Command::Demo(_) | Command::Simulate(_));
     let level = match (cli.logging.quiet, cli.logging.verbose) {
         (true, _) => LevelFilter::WARN,
         // What is asked once answers on stdout; its log is for those who ask for it.
@@ -322,6 +342,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Run(args) => block_on(run::run(args)),
         Command::Read(args) => block_on(read::read(args)),
         Command::Demo(args) => block_on(demo::demo(args)),
+        Command::Simulate(args) => block_on(simulate::simulate(args)),
         Command::Explain(args) => block_on(explain::explain(args)),
     }
 }

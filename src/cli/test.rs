@@ -48,7 +48,7 @@ pub(super) fn test(args: &TestArgs) -> Result<Outcome> {
 }
 
 fn show(proven: &Proven, args: &TestArgs) {
-    let Proven { profile, proofs, uncovered } = proven;
+    let Proven { profile, proofs, uncovered, .. } = proven;
     let mut table = Table::new(&["point", "registers", "raw", ">decoded", ">expected", "verdict"]);
     let mut rows = 0;
     for proof in proofs.iter().filter(|proof| !args.failed || !proof.holds) {

@@ -107,6 +107,7 @@ pub fn compile(
         (Some(unit), Some(map), Some(groups)) if found.errors() == before && !written.faulty => {
             Some(Device {
                 name: name.value.as_str().into(),
+                profile: written.profile.as_ref().map(|at| at.value.0.as_str().into()),
                 unit,
                 budget: budget(written),
                 map,

@@ -27,6 +27,8 @@ pub struct Proven {
     pub proofs: Vec<Proof>,
     /// Published points that no example expects anything of.
     pub uncovered: Vec<Arc<str>>,
+    /// What the examples' registers hold, by address on the wire; where several say it, the first one.
+    pub registers: BTreeMap<(Table, u16), u16>,
 }
 
 /// One expectation and what came of it.
@@ -51,7 +53,7 @@ pub struct Proof {
 /// Runs a profile's examples; those that fail, or can't be run, are errors where they stand.
 pub fn prove(profile: &Profile, map: &DeviceMap, found: &mut Diagnostics) -> Proven {
     let base = profile.address_base.as_ref().map_or(0, |base| base.0);
-    let mut proofs = Vec::new();
+    let (mut proofs, mut all) = (Vec::new(), BTreeMap::new());
     for example in profile.examples.iter().flat_map(|examples| &examples.value.0) {
         let Example { title, registers, values, expect: Some(expect), faulty: false } = &example.value else {
             continue;
@@ -67,12 +69,17 @@ pub fn prove(profile: &Profile, map: &DeviceMap, found: &mut Diagnostics) -> Pro
         registers.iter().for_each(|memory| held.take_memory(&memory.value, found));
         values.iter().for_each(|values| held.take_values(&values.value, map, found));
         prove_example(title, &held, expect, map, &mut proofs, found);
+        for ((table, address), word) in held.words {
+            if let Ok(address) = u16::try_from(address) {
+                all.entry((table, address)).or_insert(word);
+            }
+        }
     }
     let proven: BTreeSet<&str> = proofs.iter().map(|proof: &Proof| proof.point.as_str()).collect();
     let is_open = |point: &&Point| point.published && !proven.contains(&*point.name);
     let uncovered = map.points.iter().filter(is_open).map(|point| point.name.clone()).collect();
     let name = profile.profile.as_ref().map_or(String::new(), |name| name.0.clone());
-    Proven { profile: name, proofs, uncovered }
+    Proven { profile: name, proofs, uncovered, registers: all }
 }
 
 fn prove_example(
@@ -94,7 +101,8 @@ fn prove_example(
         let readings: BTreeSet<ReadingIx> = needs.iter().filter_map(|ix| reading_of(map, *ix)).collect();
         let readings: Vec<ReadingIx> = readings.into_iter().collect();
         let places = || readings.iter().map(|ix| &map.readings[ix.0 as usize].place);
-        let absent: Vec<String> = places().flat_map(cells).filter_map(|cell| held.absent(cell)).collect();
+        let absent: Vec<String> =
+            places().flat_map(Place::cells).filter_map(|cell| held.absent(cell)).collect();
         let lacks_node = readings.iter().any(|ix| held.lacks_node(map, *ix));
         if !absent.is_empty() || lacks_node {
             let help = match absent.is_empty() {
@@ -217,9 +225,9 @@ impl Held {
         }
         let reading = &map.readings[reading.0 as usize];
         if reading.place.table().is_some_and(Table::is_bits) {
-            return Ok(Raw::Bool(cells(&reading.place).any(|cell| self.word(cell) != 0)));
+            return Ok(Raw::Bool(reading.place.cells().any(|cell| self.word(cell) != 0)));
         }
-        let bytes: Vec<u8> = cells(&reading.place).flat_map(|cell| self.word(cell).to_be_bytes()).collect();
+        let bytes: Vec<u8> = reading.place.cells().flat_map(|cell| self.word(cell).to_be_bytes()).collect();
         decode::registers(&reading.decode, &bytes)
     }
 
@@ -229,12 +237,12 @@ impl Held {
         if let Place::Node(node) = place {
             return format!("node {node}");
         }
-        let Some((table, first)) = cells(place).next() else { return String::new() };
+        let Some((table, first)) = place.cells().next() else { return String::new() };
         let word = |cell| match table.is_bits() {
             true => self.word(cell).to_string(),
             false => format!("0x{:04X}", self.word(cell)),
         };
-        let words: Vec<String> = cells(place).map(word).collect();
+        let words: Vec<String> = place.cells().map(word).collect();
         format!("{} {}: {}", table.key(), i64::from(first) + self.base, words.join(" "))
     }
 }
@@ -254,17 +262,6 @@ fn raw_of(given: &Expected, kind: Kind) -> Option<Result<Raw, Cause>> {
         (Expected::Flags(_), _) => return None,
     };
     Some(Ok(raw))
-}
-
-/// A place's addresses, in the order of its registers.
-fn cells(place: &Place) -> Box<dyn Iterator<Item = (Table, u16)> + '_> {
-    match place {
-        Place::Run { table, address, count } => {
-            Box::new((0..*count).map(|i| (*table, address.saturating_add(i))))
-        }
-        Place::Scattered { table, addresses } => Box::new(addresses.iter().map(|address| (*table, *address))),
-        Place::Node(_) => Box::new(std::iter::empty()),
-    }
 }
 
 fn reading_of(map: &DeviceMap, ix: PointIx) -> Option<ReadingIx> {

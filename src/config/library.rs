@@ -182,8 +182,10 @@ impl Library {
 
     /// What the examples of all profiles that were read prove, by the profiles' names.
     pub fn proven(&self) -> Vec<Proven> {
-        let mut proven: Vec<Proven> =
-            self.read.values().flatten().map(|entry| entry.proven.clone()).collect();
+        let read = self.read.iter().filter_map(|(name, entry)| Some((name, entry.as_ref()?)));
+        let named =
+            |(name, entry): (&String, &Arc<Entry>)| Proven { profile: name.clone(), ..entry.proven.clone() };
+        let mut proven: Vec<Proven> = read.map(named).collect();
         proven.sort_by(|a, b| a.profile.cmp(&b.profile));
         proven
     }

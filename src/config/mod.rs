@@ -13,6 +13,7 @@ pub mod plan;
 pub mod ports;
 mod publish;
 mod rates;
+pub mod readdress;
 mod site;
 pub mod url;
 mod written;

@@ -277,6 +277,7 @@ mod tests {
         let device = Device {
             name: "pump".into(),
             unit: 1,
+            profile: None,
             budget: Default::default(),
             map: Arc::new(DeviceMap::default()),
             groups: Vec::new(),

@@ -13,6 +13,8 @@ use crate::model::place::Table;
 pub struct Device {
     /// Its name in topics, messages and logs.
     pub name: Arc<str>,
+    /// The profile that its map comes from; `None`: its points are in the site file.
+    pub profile: Option<Arc<str>>,
     /// Modbus unit id (0 … 255 on TCP, 1 … 247 on a serial line).
     pub unit: u8,
     /// How late its values may be.

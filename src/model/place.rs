@@ -74,4 +74,17 @@ impl Place {
             Self::Node(_) => None,
         }
     }
+
+    /// Its addresses, in the order of the value's words; none of a node.
+    pub fn cells(&self) -> Box<dyn Iterator<Item = (Table, u16)> + '_> {
+        match self {
+            Self::Run { table, address, count } => {
+                Box::new((0..*count).map(|i| (*table, address.saturating_add(i))))
+            }
+            Self::Scattered { table, addresses } => {
+                Box::new(addresses.iter().map(|address| (*table, *address)))
+            }
+            Self::Node(_) => Box::new(std::iter::empty()),
+        }
+    }
 }

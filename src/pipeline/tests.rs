@@ -28,6 +28,7 @@ fn plan(deadband: Option<Deadband>) -> Arc<DevicePlan> {
         device: device::Device {
             name: "tank".into(),
             unit: 1,
+            profile: None,
             budget: Budget { within: Duration::from_millis(250), late: OnLate::Drop },
             map: Arc::new(DeviceMap {
                 readings: vec![Reading { place, decode }],

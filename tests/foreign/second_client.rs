@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::folder::Folder;
-use crate::gateway::output;
+use crate::gateway::{output, taktbus};
 use crate::json::{member, members};
 use crate::peers::{Bridge, Device, Peer, SerialPair, needs};
+use crate::process::Process;
 
 /// The unit that everybody here is.
 const UNIT: u8 = 1;
@@ -123,6 +124,43 @@ fn libmodbus_rtu_over_tcp_gives_both_the_same() {
     assert_same(&all_of_taktbus("libmodbus-rtu-over-tcp", &rtu_over_tcp(&bridge.place)), &theirs);
 }
 
+/// `taktbus simulate` as the server: its tables, as a client sees them that knows nothing of us.
+#[test]
+fn a_simulated_device_over_tcp_gives_both_the_same() {
+    needs!(Mbpoll);
+    let folder = Folder::new("mbpoll-simulated-tcp");
+    let (_simulated, address) = simulated(&folder, "tcp: 192.0.2.1:502");
+    let (host, port) = address.split_once(':').unwrap();
+    let place = ["-m", "tcp", "-p", port, host].map(str::to_owned);
+    assert_both_agree("simulated-tcp", &format!("tcp: {address}"), &place);
+}
+
+#[test]
+fn a_simulated_device_on_a_line_gives_both_the_same() {
+    needs!(Mbpoll);
+    let folder = Folder::new("mbpoll-simulated-line");
+    let (_simulated, line) = simulated(&folder, "rtu: /dev/ttyS9, baud: 19200, format: 8N1");
+    assert_both_agree("simulated-line", &rtu(Path::new(&line)), &on_line(Path::new(&line)));
+}
+
+/// A simulated device whose addresses all hold something else, and where it is.
+fn simulated(folder: &Folder, connection: &str) -> (Process, String) {
+    let cells = |factor: u32, most: u32| {
+        let cells = (0..u32::from(COUNT) * 2).map(|at| (at * factor + at / 3) % (most + 1));
+        cells.map(|cell| cell.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let tables = [("coil", 7, 1), ("discrete", 5, 1), ("input", 1361, 0xFFFF), ("holding", 977, 0xFFFF)];
+    let tables =
+        tables.map(|(table, factor, most)| format!("{table}: {{{FIRST}: [{}]}}", cells(factor, most)));
+    let examples = format!("examples:\n  - registers: {{{}}}\n    expect: {{}}\n", tables.join(", "));
+    let site = site(folder, connection, &examples);
+    let mut process = Process::start("simulate", taktbus().arg("simulate").arg(site).arg("--still"));
+    let address = process.line_where(Duration::from_secs(20), "the table of connections", |line| {
+        line.strip_prefix("peer ")?.split_whitespace().next().map(str::to_owned)
+    });
+    (process, address)
+}
+
 fn tcp(device: &Device) -> String {
     format!("tcp: 127.0.0.1:{}", device.place)
 }
@@ -195,23 +233,28 @@ fn mbpoll(place: &[String], kind: &Kind) -> Vec<(u16, String)> {
     }
 }
 
-/// Reads all kinds with one device, again and again until no value is missing.
-fn all_of_taktbus(test: &str, connection: &str) -> Values {
-    let folder = Folder::new(&format!("second-client-{test}"));
+/// A site of one device with all kinds, and the examples of its profile, if any.
+fn site(folder: &Folder, connection: &str, examples: &str) -> PathBuf {
     let mut points = String::new();
     for (ix, kind) in KINDS.iter().enumerate() {
         for at in (FIRST..).step_by(usize::from(kind.step)).take(usize::from(COUNT)) {
             writeln!(points, "  {}: {{{}: {at}{}}}", name(ix, at), kind.table, kind.point).unwrap();
         }
     }
-    folder.write("mappings/test/both.yaml", &format!("profile: test/both\npoints:\n{points}"));
+    folder.write("mappings/test/both.yaml", &format!("profile: test/both\npoints:\n{points}{examples}"));
     let site = format!(
         "site: test\n\
          connections:\n  peer: {{{connection}, response_timeout: {TIMEOUT}s}}\n\
          devices:\n  both: {{via: peer, unit_id: {UNIT}, profile: test/both, every: 1m, budget: 1m}}\n\
          publish:\n  local: {{mqtt: mqtt://127.0.0.1:1}}\n"
     );
-    let site = folder.write("site.yaml", &site);
+    folder.write("site.yaml", &site)
+}
+
+/// Reads all kinds with one device, again and again until no value is missing.
+fn all_of_taktbus(test: &str, connection: &str) -> Values {
+    let folder = Folder::new(&format!("second-client-{test}"));
+    let site = site(&folder, connection, "");
     let deadline = Instant::now() + PATIENCE;
     loop {
         let lines = output(&["read", "--json"], &site);

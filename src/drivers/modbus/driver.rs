@@ -243,6 +243,11 @@ impl<O: Open> ModbusDriver<O> {
         let wire = self.wire.as_mut().ok_or_else(|| LinkLost("not connected".into()))?;
         let limits = &self.devices[device].device.limits;
         let rest = self.config.delay_between_requests.max(limits.delay_between_requests);
+        // Behind a refused request, its parts; else the schedule has kept what the device wants between its reads.
+        let rest_until = match &round {
+            Some((_, Some(whole))) if !rest.is_zero() => Some(whole.received + rest),
+            _ => self.rest_until,
+        };
         let mut fetch = Fetch {
             wire,
             config: &self.config,
@@ -251,7 +256,8 @@ impl<O: Open> ModbusDriver<O> {
             every: self.devices[device].reads[read].every,
             data: &mut self.data,
             rest,
-            rest_until: self.rest_until,
+            rest_until,
+            rested: Duration::ZERO,
             probing: is_probe.then_some(&mut self.probings[device]),
         };
         let fetched = match round {

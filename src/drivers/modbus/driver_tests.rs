@@ -178,6 +178,7 @@ fn device(unit: u8, every: Duration) -> Device {
     Device {
         name: format!("u{unit}").into(),
         unit,
+        profile: None,
         budget: Budget { within: Duration::from_secs(5), late: OnLate::Deliver },
         map: Arc::new(DeviceMap { readings, points: vec![point(0), point(1)], writes: Vec::new() }),
         groups: vec![Group { every: Every::Interval(every), points: vec![PointIx(0), PointIx(1)] }],
@@ -617,11 +618,15 @@ fn ten_thousand_connections_stay_small() {
 
 /// A device with one read of these registers.
 fn merged(unit: u8, addresses: std::ops::Range<u16>, every: Duration) -> Device {
+    spread(unit, &addresses.collect::<Vec<_>>(), every)
+}
+
+fn spread(unit: u8, addresses: &[u16], every: Duration) -> Device {
     let mut device = device(unit, every);
     let map = Arc::make_mut(&mut device.map);
     let (reading, point) = (map.readings[0].clone(), map.points[0].clone());
     let place = |address| Place::Run { table: Table::Holding, address, count: 1 };
-    map.readings = addresses.map(|address| Reading { place: place(address), ..reading.clone() }).collect();
+    map.readings = addresses.iter().map(|at| Reading { place: place(*at), ..reading.clone() }).collect();
     let point = |ix: usize| Point { source: Source::Reading(ReadingIx(ix as u32)), ..point.clone() };
     map.points = (0..map.readings.len()).map(point).collect();
     device.groups[0].points = (0..map.points.len() as u32).map(PointIx).collect();
@@ -719,6 +724,40 @@ async fn a_merge_over_a_hole_is_trusted_once_it_is_proven() {
         running.stop.cancel();
         running.task.await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_parts_of_a_refused_request_wait_for_the_rest_that_the_device_wants() {
+    let plant = Plant::default();
+    plant.set(|state| state.holes = vec![14]);
+    let limits = Limits { delay_between_requests: ms(300), ..Limits::default() };
+    let device = Device { limits, ..merged(1, 10..20, ms(10_000)) };
+    let mut running = start(&plant, tcp(), vec![device]);
+    running.after(ms(30_000)).await;
+    let requests = plant.requests_to(1);
+    assert!(requests.len() > 6, "{}", requests.len());
+    let gaps: Vec<_> = requests.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(gaps.iter().all(|gap| *gap >= ms(300)), "{gaps:?}");
+    running.stop.cancel();
+    running.task.await.unwrap();
+}
+
+/// A budget that is shorter than the rests between the requests around the holes: their values are late, and the merge is
+/// proven all the same.
+#[tokio::test(start_paused = true)]
+async fn a_device_that_wants_long_rests_is_read_around_its_holes() {
+    let plant = Plant::default();
+    let limits = Limits { max_gap: 20, delay_between_requests: ms(850), ..Limits::default() };
+    let budget = Budget { within: ms(1000), late: OnLate::Deliver };
+    let mut running =
+        start(&plant, tcp(), vec![Device { limits, budget, ..spread(1, &[10, 30, 50, 70], ms(10_000)) }]);
+    let told = running.after(ms(60_000)).await;
+    assert!(!told.iter().any(|told| matches!(told, Told::Bad(..) | Told::Offline(..))), "{told:?}");
+    let before = plant.requests_to(1).len();
+    let told = running.after(ms(60_000)).await;
+    assert_eq!((plant.requests_to(1).len() - before, values_of(&told, 1)), (6, 6));
+    running.stop.cancel();
+    running.task.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

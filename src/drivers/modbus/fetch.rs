@@ -1,6 +1,7 @@
 //! One read of a device: its blocks one after the other, and a second look at the first where a value is split.
 //!
-//! No request outlives what the device's budget leaves of the time since the first one left.
+//! No request outlives what the device's budget leaves of the time since the first one left; the rests that the device wants
+//! between them don't count, since it would never be read otherwise. Its values are late then, and say so.
 
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub(super) struct Fetch<'a, S> {
     /// Between the requests of this read.
     pub(super) rest: Duration,
     pub(super) rest_until: Option<Instant>,
+    /// What the rests since the read's first request come to.
+    pub(super) rested: Duration,
     /// The unit is away, and this asks whether it's back.
     pub(super) probing: Option<&'a mut Probing>,
 }
@@ -84,6 +87,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
 
     async fn blocks(&mut self) -> Result<Fetched, LinkLost> {
         self.data.clear();
+        self.rested = Duration::ZERO;
         let mut so_far: Option<Fetched> = None;
         let again = self.exchange.repeat_first.then(|| self.exchange.blocks.first()).flatten();
         for block in self.exchange.blocks.iter().chain(again) {
@@ -118,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
         let mut failed = None;
         loop {
             let first = so_far.as_ref().map(|fetched| fetched.started);
-            let spent = first.map_or(Duration::ZERO, |first| first.elapsed());
+            let spent = self.spent_since(first);
             let Some(ask) = layout.next(Instant::now(), spent) else { break };
             let at = self.data.len();
             let next = self.behind(ask.block, so_far.as_ref()).await?;
@@ -166,10 +170,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
         let (mut began, mut retried) = (None, Duration::ZERO);
         loop {
             if let Some(until) = self.rest_until.take() {
+                let rest = until.saturating_duration_since(Instant::now());
                 sleep_until(until).await;
+                if first.or(began).is_some() {
+                    self.rested += rest;
+                }
             }
-            let earlier = first.or(began);
-            let spent = earlier.map_or(Duration::ZERO, |earlier| earlier.elapsed());
+            let spent = self.spent_since(first.or(began));
             let device = &self.plan.device;
             let patience = patience(self.config, device, block, spent, self.probing.as_deref_mut());
             let response_timeout = patience.response_timeout;
@@ -194,6 +201,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Fetch<'_, S> {
             let began = began.unwrap_or(done.started);
             return Ok(fetched(result(done.reply), began, done.started, done.received));
         }
+    }
+
+    /// The time since the read's first request, without rests.
+    fn spent_since(&self, first: Option<Instant>) -> Duration {
+        first.map_or(Duration::ZERO, |first| first.elapsed().saturating_sub(self.rested))
     }
 
     /// Did words that are used change between the two answers of the first block?

@@ -37,6 +37,7 @@ fn device(places: Vec<Place>, limits: Limits) -> Device {
     Device {
         name: "d".into(),
         unit: 1,
+        profile: None,
         budget: Budget::default(),
         map: Arc::new(DeviceMap { readings, points, writes: Vec::new() }),
         groups: vec![group],
