@@ -66,6 +66,32 @@ fn every_reference_of_a_schema_resolves_and_every_key_is_described() {
     }
 }
 
+/// Where a key has no closed list of words, an editor shows what one writes there.
+#[test]
+fn every_key_has_an_example_or_a_list_of_words() {
+    /// Does an editor know what stands there, from this schema or from its parts?
+    fn is_shown(schema: &Value, whole: &Value) -> bool {
+        let referred = schema["$ref"].as_str().and_then(|at| whole.pointer(&at[1..]));
+        let parts = schema["anyOf"].as_array().into_iter().flatten();
+        ["examples", "enum", "properties", "additionalProperties"].iter().any(|key| schema.get(key).is_some())
+            || schema["type"] == "boolean"
+            || referred.into_iter().chain(parts).any(|part| is_shown(part, whole))
+    }
+    let mut faults = Vec::new();
+    for kind in [DocumentKind::Site, DocumentKind::Profile] {
+        let whole = config::schema(kind);
+        let documents = whole["$defs"].as_object().unwrap();
+        for (name, document) in documents {
+            for (key, schema) in document["properties"].as_object().into_iter().flatten() {
+                if !is_shown(schema, &whole) {
+                    faults.push(format!("{name}.{key}"));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "no example: {}", faults.join(", "));
+}
+
 #[test]
 fn every_shipped_profile_is_accepted() {
     let mut files = Vec::new();

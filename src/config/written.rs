@@ -25,6 +25,7 @@ document! {
     /// A site: its connections, the devices behind them, and where their values go.
     pub struct Site ("a site file") {
         /// The site's name, part of topics and messages.
+        /// Example: `bakery`
         required site: Name,
         /// Serial lines and network addresses, by name.
         required connections: Names<Connection>,
@@ -41,12 +42,15 @@ document! {
     /// A serial line, or an address in the network.
     pub struct Connection ("a connection") {
         /// HOST:PORT of a Modbus TCP server, or of a serial device server.
+        /// Example: `192.168.1.50:502`
         optional tcp: Text,
         /// The device file of a serial line; /dev/serial/by-id/… survives renumbering.
+        /// Example: `/dev/serial/by-id/usb-FTDI_FT232R_A50285BI-if00-port0`
         optional rtu: Text,
         /// What travels over tcp: Modbus TCP, or RTU frames of a serial device server. Default tcp.
         optional framing: Framing,
         /// Bits per second of a serial line. Default 19200.
+        /// Example: `9600`
         optional baud: Int<110, 4_000_000>,
         /// Data bits, parity and stop bits of a serial line. Default 8E1.
         optional format: Format,
@@ -64,6 +68,7 @@ document! {
         /// RTU: strip, where a two-wire adapter hears its own requests. Default none.
         optional echo: Echo,
         /// TCP: how many requests may wait for their answers at once, where the device allows it. Default 1.
+        /// Example: `4`
         optional max_in_flight: Int<1, 16>,
         /// Serial port: true, or how, where the kernel switches the RS-485 transceiver (TIOCSRS485). USB adapters switch by
         /// themselves. Default false.
@@ -100,10 +105,13 @@ document! {
     /// A device: one unit id behind a connection.
     pub struct Device ("a device") {
         /// The connection it hangs on.
+        /// Example: `lan`
         required via: Name,
         /// Its unit id: 1 to 247 on a serial line, 0 to 255 on TCP. Default on TCP: 1.
+        /// Example: `1`
         optional unit_id: Int<0, 255>,
         /// What it is.
+        /// Example: `eastron/sdm630`
         optional profile: ProfileName,
         /// How often it is read: one interval, or one per rate (default for all others).
         optional every: Either<Interval, Names<Interval>>,
@@ -114,8 +122,10 @@ document! {
         /// Points of its own, changed keys of the profile's points, or null to drop one.
         optional points: Points<Nullable<Point>>,
         /// Publish only these points.
+        /// Example: `["voltage_l1", "active_power"]`
         optional only: List<Name>,
         /// Publish all but these points.
+        /// Example: `["serial_number"]`
         optional except: List<Name>,
         /// Other names for the profile's points.
         optional rename: Names<Name>,
@@ -164,28 +174,38 @@ document! {
     /// A way north.
     pub struct Publish ("a route") {
         /// The broker: mqtt://HOST[:PORT], or mqtts://… with TLS.
+        /// Example: `mqtts://broker.example:8883`
         required mqtt: Text,
         /// The MQTT client identifier. Default taktbus-SITE.
+        /// Example: `gateway-7`
         optional client_id: Text,
         /// User name.
+        /// Example: `bakery`
         optional user: Text,
         /// Password: {env: NAME}, {file: PATH}, or the text itself.
         optional password: Either<Text, SecretWords>,
         /// Topic of a device's messages. Default taktbus/{site}/{device}.
+        /// Example: `plant/{site}/{device}`
         optional topic: Text,
         /// Topic of the gateway's status. Default: the topic up to {device}, and status.
+        /// Example: `plant/{site}/status`
         optional status_topic: Text,
         /// Quality of service. Default 1.
+        /// Example: `1`
         optional qos: Int<0, 1>,
         /// Keep-alive interval. Default 10s.
         optional keep_alive: Duration<1_000, 65_535_000>,
         /// How many messages may wait for their acknowledgement. Default 100.
+        /// Example: `100`
         optional window: Int<1, 65_535>,
         /// PEM file of the certificate authorities to trust. Default: the system's.
+        /// Example: `/etc/taktbus/ca.pem`
         optional ca: Text,
         /// PEM file of the client's certificate chain.
+        /// Example: `/etc/taktbus/client.pem`
         optional cert: Text,
         /// PEM file of the client's private key.
+        /// Example: `/etc/taktbus/secrets/client.key`
         optional key: Text,
         /// Memory for messages that wait while the broker is away. Default 32MiB.
         optional backlog: Size,
@@ -197,8 +217,10 @@ document! {
     /// Where a secret is.
     pub struct SecretWords ("a secret") {
         /// The environment variable that holds it.
+        /// Example: `MQTT_PASSWORD`
         optional env: Text,
         /// The file that holds it.
+        /// Example: `/etc/taktbus/secrets/mqtt`
         optional file: Text,
     }
 }

@@ -6,7 +6,8 @@
 //!     pub struct Register ("a register") {
 //!         /// Its number.
 //!         required number: Int<0, 65535>,
-//!         /// A label.
+//!         /// A label. What a line `Example: …` says becomes an example of the schema.
+//!         /// Example: `kWh`
 //!         optional unit: Text,
 //!     }
 //!     unsupported: [("node", "OPC UA")]
@@ -15,13 +16,16 @@
 //! Every field is `Option<Box<At<T>>>` (most keys of most documents are absent, so they must cost little): `None` when the key is absent, or wrong and reported; `faulty` tells whether anything in the
 //! document was reported, so that later stages need not guess.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::codes;
 use super::read::{Read, Reader};
 use super::scalar::shortened;
 use super::schema::{Schemas, described};
-use super::yaml::Node;
+use super::yaml::{self, Node};
+use crate::model::diagnostic::{Diagnostics, SourceFile};
 
 /// A key of a document.
 pub struct Field {
@@ -33,6 +37,8 @@ pub struct Field {
     pub required: bool,
     /// The schema of its value.
     pub schema: fn(&mut Schemas) -> Value,
+    /// Is this text such a value?
+    pub accepts: fn(&str) -> bool,
 }
 
 /// What `document!` implements.
@@ -91,10 +97,8 @@ pub fn read_document<D: Document>(place: &Node, node: &Node, to: &mut Reader<'_>
 /// The schema of a document: an object that allows its keys only.
 pub fn document_schema<D: Document>(schemas: &mut Schemas) -> Value {
     schemas.named(D::NAME, |schemas| {
-        let properties: Map<String, Value> = D::FIELDS
-            .iter()
-            .map(|field| (field.key.to_string(), described((field.schema)(schemas), field.doc)))
-            .collect();
+        let properties: Map<String, Value> =
+            D::FIELDS.iter().map(|field| (field.key.to_string(), field_schema(field, schemas))).collect();
         let mut schema = json!({ "type": "object", "properties": properties, "additionalProperties": false });
         let required: Vec<&str> = D::FIELDS.iter().filter(|f| f.required).map(|f| f.key).collect();
         if !required.is_empty() {
@@ -102,6 +106,31 @@ pub fn document_schema<D: Document>(schemas: &mut Schemas) -> Value {
         }
         described(schema, D::DOC)
     })
+}
+
+fn field_schema(field: &Field, schemas: &mut Schemas) -> Value {
+    let (examples, doc): (Vec<&str>, Vec<&str>) =
+        field.doc.iter().partition(|line| line.trim_start().starts_with(EXAMPLE));
+    let mut schema = described((field.schema)(schemas), &doc);
+    for line in examples {
+        let text = line.trim().trim_start_matches(EXAMPLE).trim_matches(['`', ' ']);
+        debug_assert!((field.accepts)(text), "the example of '{}' is none: {text}", field.key);
+        let example: Value = serde_json::from_str(text).unwrap_or_else(|_| text.into());
+        schema["examples"] = json!([example]);
+    }
+    schema
+}
+
+/// How the line of a field's documentation begins that gives an example.
+const EXAMPLE: &str = "Example:";
+
+/// Is it read without a finding?
+pub fn accepts<T: Read>(text: &str) -> bool {
+    let file = Arc::new(SourceFile { path: String::new(), text: text.into() });
+    let mut found = Diagnostics::default();
+    let node = yaml::parse(&file, &mut found);
+    let value = node.and_then(|node| T::read(&node, &mut Reader::new(&file, &mut found)));
+    value.is_some() && found.sorted().is_empty()
 }
 
 /// The key of a field: a raw identifier's without `r#`.
@@ -144,6 +173,7 @@ macro_rules! document {
                     doc: &[$($field_doc),*],
                     required: $crate::document::fields::document!(@required $mode),
                     schema: $crate::document::fields::schema_of::<$type>,
+                    accepts: $crate::document::fields::accepts::<$type>,
                 }, )*
             ];
             const UNSUPPORTED: &'static [(&'static str, &'static str)] = &[$($(($unsupported, $what)),*)?];

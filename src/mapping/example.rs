@@ -18,6 +18,7 @@ document! {
     /// A test vector: what the device's registers hold, and what its points are then.
     pub struct Example ("an example") {
         /// What it shows.
+        /// Example: `A full load`
         optional title: Text,
         /// What the registers hold.
         optional registers: Memory,

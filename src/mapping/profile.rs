@@ -55,12 +55,16 @@ document! {
     /// A device profile: what a device is. A site says where such devices hang.
     pub struct Profile ("a profile") {
         /// The profile's name, and its place: eastron/sdm630 is mappings/eastron/sdm630.yaml.
+        /// Example: `eastron/sdm630`
         required profile: ProfileName,
         /// What the device is called on its nameplate.
+        /// Example: `Eastron SDM630 three-phase meter`
         optional title: Text,
         /// Where the numbers come from.
+        /// Example: `["Modbus register map V1.8, 2023"]`
         optional sources: List<Text>,
         /// 0: numbers go on the wire; 1: the vendor's list counts from 1. Default 0.
+        /// Example: `0`
         optional address_base: Int<0, 1>,
         /// Order of numbers of two or more registers. Default ABCD.
         optional order: OrderWord,
@@ -71,16 +75,20 @@ document! {
         /// What requests must respect.
         optional limits: Limits,
         /// Addresses that the device gives as a whole only: what lies in one is read with all of it.
+        /// Example: `[{"holding": 0, "count": 20}]`
         optional blocks: List<BlockWords>,
         /// Addresses that the device answers with exception 2: no point is there, and no request reads over them.
+        /// Example: `[{"holding": "100..119"}]`
         optional refused: List<RefusedWords>,
         /// Numbers that a site gives (`with`), by name; a point uses them as $NAME.
         optional parameters: Names<ParameterWords>,
         /// Profiles whose points, limits and other keys this one has too, and changes.
+        /// Example: `acme/common`
         optional include: Either<ProfileName, List<ProfileName>>,
         /// The points by name. Of what is included: changed keys, or null to drop one.
         optional points: Points<Nullable<Point>>,
         /// Test vectors: `check` proves the map against them, without the device.
+        /// Example: `[{"registers": {"input": {"0": [17254, 26214]}}, "expect": {"voltage_l1": 230.4}}]`
         optional examples: List<Example>,
     }
 }
@@ -89,10 +97,12 @@ document! {
     /// A number that a site gives.
     pub struct ParameterWords ("a parameter") {
         /// What it is where a site gives none. Without a default each device must give it.
+        /// Example: `1`
         optional default: Number,
         /// Smallest and largest value: 1..1000.
         optional range: RangeWord,
         /// What it is, for people.
+        /// Example: `Ratio of the current transformers`
         optional desc: Text,
     }
 }
@@ -101,10 +111,13 @@ document! {
     /// What requests to the device must respect.
     pub struct Limits ("limits") {
         /// Largest number of registers of one request. Default 125.
+        /// Example: `50`
         optional max_registers: Int<1, 125>,
         /// Largest number of coils or discrete inputs of one request. Default 2000.
+        /// Example: `256`
         optional max_bits: Int<1, 2000>,
         /// Unneeded addresses that a request may read over. Default 0.
+        /// Example: `8`
         optional max_gap: Int<0, 2000>,
         /// Rest after the connection came up.
         optional delay_after_connect: Rest,
@@ -113,6 +126,7 @@ document! {
         /// How long to wait for an answer.
         optional response_timeout: Duration<1, 60_000>,
         /// Function codes that the device understands. Default: all.
+        /// Example: `[3, 4, 16]`
         optional functions: List<Int<1, 127>>,
         /// How often the device renews its values: reading them more often yields the same again.
         optional refresh: Interval,
@@ -131,6 +145,7 @@ document! {
         /// Address of its first holding register.
         optional holding: Address,
         /// How many registers, or bits.
+        /// Example: `20`
         required count: Int<1, 2000>,
     }
 }
@@ -156,6 +171,7 @@ document! {
         /// Smallest and largest value that may be written, in the point's unit: 6..16.
         optional range: RangeWord,
         /// Single values outside of the range that may be written too.
+        /// Example: `[0]`
         optional also: List<Number>,
         /// The bytes as they go on the wire. Default: the profile's write_order, else as it is read.
         optional order: OrderWord,
@@ -176,6 +192,7 @@ document! {
         /// Address of a holding register, or a list of registers, high word first.
         optional holding: Registers,
         /// Paper notation, counted from 1: 30001 is the first input register, 400001 the first holding register.
+        /// Example: `400001`
         optional r#ref: Int<1, 465_536>,
         /// OPC UA node id: ns=2;s=Line1.Speed, or with the namespace's URI, nsu=URI;s=….
         optional node: NodeId,
@@ -186,10 +203,12 @@ document! {
         /// The bytes as they come on the wire, A the most significant. Default: the profile's.
         optional order: OrderWord,
         /// One bit, 0 the least significant.
+        /// Example: `3`
         optional bit: Int<0, 63>,
         /// Named bits, 0 the least significant.
         optional bits: Names<Int<0, 63>>,
         /// The bits that make the value.
+        /// Example: `61440`
         optional mask: Mask,
         /// Half of a register, with int8 and uint8.
         optional byte: ByteWord,
@@ -198,10 +217,13 @@ document! {
         /// value = raw × scale + offset. Default 0. A number, or a product with parameters.
         optional offset: Formula,
         /// The point that holds the exponent: value = raw × 10^exponent.
+        /// Example: `voltage_sf`
         optional scale_from: Name,
         /// The unit; percent for %.
+        /// Example: `kWh`
         optional unit: Text,
         /// Raw values that mean "not available"; none switches the profile's off.
+        /// Example: `32768`
         optional invalid: InvalidWords,
         /// Texts for numbers; an unknown number stays a number.
         optional r#enum: Labels,
@@ -210,6 +232,7 @@ document! {
         /// With a deadband: publish at least this often, moved or not.
         optional heartbeat: Interval,
         /// Publish the mean of this many values. A bad value begins it anew.
+        /// Example: `3`
         optional smooth: Int<2, 1000>,
         /// May it be read (r), written (w), or both (rw)? Default r.
         optional access: Access,
@@ -217,14 +240,17 @@ document! {
         optional write: WriteWords,
         /// With a range in the name, such as relay_{0..15}: how far it is from one address (or bit) to the next. Default: the
         /// width of the type.
+        /// Example: `2`
         optional step: Int<1, 65_535>,
         /// The name of its rate: default, once, or one that the site gives an interval.
+        /// Example: `fast`
         optional rate: Name,
         /// Give it a request of its own.
         optional alone: Flag,
         /// Read for other points only, not published.
         optional internal: Flag,
         /// Registers of a string, or of a mod10k.
+        /// Example: `16`
         optional length: Int<1, 125>,
         /// Which bytes of each register carry text. Default both.
         optional chars: CharsWord,
@@ -233,6 +259,7 @@ document! {
         /// Where a datetime's clock is. Default utc for unix and unix_ms, local for all others.
         optional zone: ZoneWord,
         /// What it is, for people.
+        /// Example: `Energy since the installation`
         optional desc: Text,
     }
 }
