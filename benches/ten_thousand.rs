@@ -135,6 +135,7 @@ fn site(simulator: SocketAddr, broker: SocketAddr) -> Site {
         source: Source::Reading(ReadingIx(0)),
         transform: Transform::default(),
         published: true,
+        plausible: None,
         deadband: None,
         heartbeat: None,
         smooth: None,

@@ -94,6 +94,7 @@ fn device(unit: u8) -> Device {
             source: Source::Reading(ReadingIx(ix)),
             transform: Transform::default(),
             published: true,
+            plausible: None,
             deadband: None,
             heartbeat: None,
             smooth: None,

@@ -55,6 +55,7 @@ impl Path {
                     source: Source::Reading(ReadingIx(a.into())),
                     transform: transform.clone(),
                     published: true,
+                    plausible: None,
                     deadband: None,
                     heartbeat: None,
                     smooth: None,

@@ -105,7 +105,7 @@ codes! {
     A_PROFILE = "E074", "A profile where a site file is expected.";
     NOT_WRITABLE = "E080", "A point to write in a place that no request can write.";
     WRITE_FUNCTION = "E081", "A function code that does not write the point, or that the device does not have.";
-    WRITE_RANGE = "E082", "Values to write that are none, or that the point cannot have.";
+    WRITE_RANGE = "E082", "A range that is none, or values to write that the point cannot have.";
     REFUSED_ADDRESS = "E083", "A point at addresses that the device refuses.";
     EXAMPLE_FAILS = "E090", "An example whose registers give another value than is expected.";
     EXAMPLE_LACKS = "E091", "An example that does not give all registers of a point.";

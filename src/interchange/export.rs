@@ -307,6 +307,7 @@ fn lost_keys(name: &str, map: &DeviceMap) -> Vec<String> {
     };
     if let Some(point) = map.points.iter().find(|point| *point.name == *name) {
         add(!point.published, "internal");
+        add(point.plausible.is_some(), "plausible");
         add(point.deadband.is_some(), "deadband");
         add(point.heartbeat.is_some(), "heartbeat");
         add(point.smooth.is_some(), "smooth");

@@ -33,6 +33,7 @@ fn comparable(point: &Point, map: &DeviceMap) -> (Reading, Point, Option<String>
     let mut point = Point {
         source: Source::Sum(Vec::new()),
         published: true,
+        plausible: None,
         deadband: None,
         heartbeat: None,
         smooth: None,

@@ -197,6 +197,8 @@ pub struct Point {
     pub transform: Transform,
     /// `false`: read for other points only.
     pub published: bool,
+    /// Smallest and largest value that can be true; others are bad.
+    pub plausible: Option<Box<(Decimal, Decimal)>>,
     /// Publish only when the value moved by this much.
     pub deadband: Option<Deadband>,
     /// With a deadband: publish at least this often.

@@ -227,6 +227,8 @@ document! {
         optional invalid: InvalidWords,
         /// Texts for numbers; an unknown number stays a number.
         optional r#enum: Labels,
+        /// The smallest and the largest value that can be true, in the point's unit: -40..85. Others are bad: implausible.
+        optional plausible: RangeWord,
         /// Publish only when the value moved by this much, or by this many percent.
         optional deadband: DeadbandWord,
         /// With a deadband: publish at least this often, moved or not.

@@ -1,4 +1,4 @@
-//! From raw readings to values: select, invalid, label, scale; in exact decimals.
+//! From raw readings to values: select, invalid, label, scale, plausible; in exact decimals.
 
 use super::compiled::{Deadband, DeviceMap, PointIx, ReadingIx, Select, Source, Transform};
 use super::device::Read;
@@ -39,8 +39,22 @@ pub fn evaluate(
             }),
             Source::Sum(terms) => sum(done, terms).and_then(|sum| scaled(sum, &point.transform, None)),
         };
+        let value = match &point.plausible {
+            Some(range) => value.and_then(|value| plausible(value, range)),
+            None => value,
+        };
         samples.push((ix, value));
     }
+}
+
+/// The value, if it is a number (or a text) that can be true.
+fn plausible(value: Value, (low, high): &(Decimal, Decimal)) -> Result<Value, Cause> {
+    let is_inside = match (&value, value.as_f64()) {
+        (Value::Number(number), _) => low <= number && number <= high,
+        (_, Some(float)) => low.to_f64() <= float && float <= high.to_f64(),
+        (_, None) => true,
+    };
+    if is_inside { Ok(value) } else { Err(Cause::Implausible) }
 }
 
 /// Should this value be published, given the last one that was?
@@ -251,6 +265,22 @@ mod tests {
     }
 
     #[test]
+    fn quirk_02_a_value_that_cannot_be_true_is_bad() {
+        let range = (dec("-40"), dec("85.5"));
+        let of = |value: Value| plausible(value, &range);
+        for text in ["-40", "0", "85.5"] {
+            assert_eq!(of(Value::Number(dec(text))), Ok(Value::Number(dec(text))));
+        }
+        for text in ["-40.0001", "85.6", "6553.5"] {
+            assert_eq!(of(Value::Number(dec(text))), Err(Cause::Implausible));
+        }
+        assert_eq!(of(Value::Float32(85.5)), Ok(Value::Float32(85.5)));
+        assert_eq!(of(Value::Float32(85.6)), Err(Cause::Implausible));
+        assert_eq!(of(Value::Float64(-1e300)), Err(Cause::Implausible));
+        assert_eq!(of(Value::Text("fault".into())), Ok(Value::Text("fault".into())), "an enum's label");
+    }
+
+    #[test]
     fn quirk_24_numbers_are_scaled_exactly() {
         assert_eq!(shown(apply(&Raw::Int(2304), &scale("0.1"), None)), "230.4");
         assert_eq!(shown(apply(&Raw::Uint(u64::MAX), &scale("0.01"), None)), "184467440737095516.15");
@@ -299,6 +329,7 @@ mod tests {
             source,
             transform,
             published: true,
+            plausible: None,
             deadband,
             heartbeat: None,
             smooth: None,

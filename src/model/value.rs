@@ -68,6 +68,8 @@ pub enum Cause {
     Garbled,
     /// The raw value is the profile's mark for "not available".
     Invalid,
+    /// The value is outside of what its point may be.
+    Implausible,
     /// NaN or infinite, which JSON can't carry.
     NotFinite,
     /// The value fits no number that we can carry exactly (overflow), or BCD digits above 9.
@@ -86,6 +88,7 @@ impl fmt::Display for Cause {
             Self::Offline => f.write_str("offline"),
             Self::Garbled => f.write_str("garbled answer"),
             Self::Invalid => f.write_str("invalid"),
+            Self::Implausible => f.write_str("implausible"),
             Self::NotFinite => f.write_str("not finite"),
             Self::OutOfRange => f.write_str("out of range"),
             Self::Torn => f.write_str("torn"),

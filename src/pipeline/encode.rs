@@ -129,6 +129,7 @@ mod tests {
             source: Source::Reading(ReadingIx(0)),
             transform: Transform { select, ..Transform::default() },
             published: true,
+            plausible: None,
             deadband: None,
             heartbeat: None,
             smooth: None,

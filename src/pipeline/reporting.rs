@@ -120,6 +120,7 @@ mod tests {
             source: Source::Reading(ReadingIx(0)),
             transform: Transform::default(),
             published: true,
+            plausible: None,
             deadband: deadband.map(|text| Deadband::Absolute(text.parse().unwrap())),
             heartbeat: heartbeat.map(Duration::from_secs),
             smooth,

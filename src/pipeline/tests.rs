@@ -17,6 +17,7 @@ fn plan(deadband: Option<Deadband>) -> Arc<DevicePlan> {
         source: Source::Reading(ReadingIx(0)),
         transform: Transform::default(),
         published: true,
+        plausible: None,
         deadband,
         heartbeat: None,
         smooth: None,

@@ -121,7 +121,12 @@ fn plausible(map: &DeviceMap, point: &Point, reading: &Reading) -> Vec<(Cell, u1
         Some((label, _)) => *label as f64,
         None if !is_a_measurement(map, point) => 0.0,
         None => {
-            let typical = typical(point.unit.as_deref().unwrap_or_default());
+            let mut typical = typical(point.unit.as_deref().unwrap_or_default());
+            if let Some((low, high)) = point.plausible.as_deref()
+                && !(low.to_f64()..=high.to_f64()).contains(&typical)
+            {
+                typical = f64::midpoint(low.to_f64(), high.to_f64());
+            }
             let offset = transform.offset.as_ref().map_or(0.0, |offset| offset.to_f64());
             let scale = transform.scale.as_ref().map_or(1.0, |scale| scale.to_f64());
             (typical - offset) / scale

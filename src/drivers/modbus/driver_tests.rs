@@ -168,6 +168,7 @@ fn device(unit: u8, every: Duration) -> Device {
         source: Source::Reading(ReadingIx(reading)),
         transform: Transform::default(),
         published: true,
+        plausible: None,
         deadband: None,
         heartbeat: None,
         smooth: None,

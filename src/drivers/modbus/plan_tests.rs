@@ -25,6 +25,7 @@ fn device(places: Vec<Place>, limits: Limits) -> Device {
             source: Source::Reading(ReadingIx(i as u32)),
             transform: Transform::default(),
             published: true,
+            plausible: None,
             deadband: None,
             heartbeat: None,
             smooth: None,

@@ -36,6 +36,7 @@ pub struct Draft {
     pub scale_from: Option<At<String>>,
     pub labels: BTreeMap<i64, Arc<str>>,
     pub unit: Option<Arc<str>>,
+    pub plausible: Option<Box<(Decimal, Decimal)>>,
     pub deadband: Option<Deadband>,
     pub heartbeat: Option<Duration>,
     pub smooth: Option<u16>,
@@ -114,6 +115,7 @@ pub fn draft(
             .unit
             .as_ref()
             .map(|unit| if unit.value.0 == "percent" { "%" } else { &unit.value.0 }.into()),
+        plausible: point.plausible.as_ref().map(|range| Box::new((range.value.0, range.value.1))),
         deadband: point.deadband.as_ref().map(|deadband| deadband.value.0),
         heartbeat: point.heartbeat.as_ref().map(|at| at.0),
         smooth: point.smooth.as_ref().map(|at| at.0 as u16),
@@ -530,7 +532,7 @@ fn check_arithmetic(point: &Point, kind: Option<TypeWord>, scale: Option<Decimal
             .error(codes::ZERO_SCALE, &at.span, "a scale of 0 makes every value 0")
             .help("a decimal comma? Write a point: 0.1");
     }
-    const NUMBERS_ONLY: [&str; 5] = ["scale", "offset", "scale_from", "deadband", "smooth"];
+    const NUMBERS_ONLY: [&str; 6] = ["scale", "offset", "scale_from", "plausible", "deadband", "smooth"];
     if let Some(at) = point.heartbeat.as_ref().filter(|_| point.deadband.is_none()) {
         found
             .error(

@@ -232,6 +232,7 @@ impl<'a> Linker<'a> {
                 source,
                 transform: Transform { scale_from, ..draft.transform() },
                 published: published[at],
+                plausible: draft.plausible.clone(),
                 deadband: draft.deadband,
                 heartbeat: draft.heartbeat,
                 smooth: draft.smooth,
