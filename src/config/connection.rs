@@ -34,6 +34,7 @@ pub fn compile(name: &At<String>, written: &Connection, found: &mut Diagnostics)
             Some(written::Echo::Strip) => Echo::Strip,
             Some(written::Echo::None) | None => Echo::None,
         },
+        close_between_reads: written.close_between_reads.as_ref().is_some_and(|flag| flag.0),
         max_in_flight: written.max_in_flight.as_ref().map_or(1, |at| u16::try_from(at.0).unwrap_or(1)),
         rs485: written.rs485.as_ref().and_then(|at| rs485(&at.value)),
         ..ModbusConfig::new(link)
@@ -66,6 +67,13 @@ fn rtu_only(written: &Connection, link: &Link, found: &mut Diagnostics) -> Optio
 
 /// RS-485 is the port's business; behind a socket it is the far side's.
 fn serial_only(written: &Connection, link: &Link, found: &mut Diagnostics) -> Option<()> {
+    if let Some(at) = &written.close_between_reads
+        && matches!(link, Link::Serial { .. })
+    {
+        let message = "'close_between_reads' is for servers in the network";
+        found.error(codes::BAD_LINE, &at.span, message).help("remove it; a serial port has one user");
+        return None;
+    }
     let Some(at) = &written.rs485 else { return Some(()) };
     if !matches!(link, Link::Serial { .. }) {
         found

@@ -67,6 +67,9 @@ document! {
         optional frame_gap: Duration<1, 1_000>,
         /// RTU: strip, where a two-wire adapter hears its own requests. Default none.
         optional echo: Echo,
+        /// TCP: close the connection while nothing is due, where a server takes one client and others want it too. Default
+        /// false.
+        optional close_between_reads: Flag,
         /// TCP: how many requests may wait for their answers at once, where the device allows it. Default 1.
         /// Example: `4`
         optional max_in_flight: Int<1, 16>,

@@ -24,6 +24,8 @@ pub struct ModbusConfig {
     pub frame_gap: Option<Duration>,
     /// RTU: does the adapter hear itself?
     pub echo: Echo,
+    /// TCP: is the connection closed while nothing is due?
+    pub close_between_reads: bool,
     /// TCP: how many requests may wait for their answers at once, at least 1.
     pub max_in_flight: u16,
     /// Serial port: the kernel switches the transceiver.
@@ -41,6 +43,7 @@ impl ModbusConfig {
             late_window: None,
             frame_gap: None,
             echo: Echo::default(),
+            close_between_reads: false,
             max_in_flight: 1,
             rs485: None,
         }

@@ -286,6 +286,9 @@ impl<O: Open> ModbusDriver<O> {
     }
 }
 
+/// A connection that is closed between reads stays open for pauses shorter than this.
+const WORTH_CLOSING: Duration = Duration::from_millis(100);
+
 /// What is due.
 #[derive(Clone, Copy, Debug)]
 pub enum Due {
@@ -335,13 +338,21 @@ impl<O: Open> Driver for ModbusDriver<O> {
             }
             match self.schedule.next(Instant::now()) {
                 Next::Due { entry, missed } => return Due::Entry(DueEntry { entry, missed }),
-                Next::At(at) => sleep_until(at).await,
+                Next::At(at) => {
+                    if self.config.close_between_reads && at > Instant::now() + WORTH_CLOSING {
+                        self.close();
+                    }
+                    sleep_until(at).await;
+                }
                 Next::Never => std::future::pending().await,
             }
         }
     }
 
     async fn read(&mut self, due: Due) -> Result<Option<Batch>, LinkLost> {
+        if self.wire.is_none() {
+            self.open().await?;
+        }
         match due {
             Due::Answer(until) => self.answer(until).await,
             Due::Entry(due) if self.window.is_some() && self.post(due) => Ok(None),

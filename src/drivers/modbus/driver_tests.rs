@@ -44,6 +44,7 @@ struct State {
     echoes: bool,
     unreachable: bool,
     opened: u32,
+    open_now: u32,
     requests: Vec<(Duration, u8)>,
     /// Every answer counts the registers up by one: nothing is the same twice.
     moving: bool,
@@ -152,8 +153,15 @@ impl Open for Plant {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let (near, far) = duplex(1024);
-        self.set(|state| state.opened += 1);
-        tokio::spawn(self.clone().serve(far, !matches!(link, Link::Tcp { .. })));
+        self.set(|state| {
+            state.opened += 1;
+            state.open_now += 1;
+        });
+        let (plant, is_rtu) = (self.clone(), !matches!(link, Link::Tcp { .. }));
+        tokio::spawn(async move {
+            plant.clone().serve(far, is_rtu).await;
+            plant.set(|state| state.open_now -= 1);
+        });
         Ok(near)
     }
 }
@@ -722,6 +730,33 @@ async fn a_merge_over_a_hole_is_trusted_once_it_is_proven() {
         let told = running.after(ms(5_000)).await;
         // Around, over, around; then one request each.
         assert!((plant.requests_to(1).len() - values_of(&told, 1)).abs_diff(4) <= 1);
+        running.stop.cancel();
+        running.task.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn quirk_11_a_server_of_one_client_is_left_to_others_between_reads() {
+    let rtu = ModbusConfig::new(Link::RtuOverTcp { host: "gateway".into(), port: 502, line: None });
+    for config in [tcp(), piped(), rtu] {
+        let config = ModbusConfig { close_between_reads: true, ..config };
+        let plant = Plant::default();
+        let mut running = start(&plant, config, vec![device(1, ms(1000)), device(2, ms(1000))]);
+        let told = running.after(ms(10_100)).await;
+        assert!((values_of(&told, 1), values_of(&told, 2)) >= (9, 9), "{told:?}");
+        assert!(!told.iter().any(|told| matches!(told, Told::Bad(..) | Told::Offline(..))), "{told:?}");
+        assert!(plant.0.lock().unwrap().opened >= 10, "once for each pause");
+        let mut open = 0;
+        for _ in 0..100 {
+            running.after(ms(10)).await;
+            open += plant.0.lock().unwrap().open_now;
+        }
+        assert!(open <= 20, "open for {open} of 100 looks");
+        // It comes back to a server that was away meanwhile.
+        plant.set(|state| state.unreachable = true);
+        assert!(running.after(ms(5_000)).await.contains(&Told::Offline(1, Cause::Offline)));
+        plant.set(|state| state.unreachable = false);
+        assert!(values_of(&running.after(ms(40_000)).await, 1) > 5);
         running.stop.cancel();
         running.task.await.unwrap();
     }
