@@ -193,6 +193,27 @@ fn an_unknown_device_cannot_be_mute() {
     assert_eq!(text, "error: no device 'pmup' in the site; it has: oven, pump, fan\n");
 }
 
+#[test]
+fn the_site_itself_is_never_overwritten() {
+    let site = folder("itself").join("site.yaml");
+    let text = format!("{LINE}{PUBLISH}");
+    std::fs::write(&site, &text).unwrap();
+    let again = site.with_file_name("..").join("simulation-itself/site.yaml");
+    let output = Command::new(env!("CARGO_BIN_EXE_taktbus"))
+        .args([
+            Path::new("simulate"),
+            &site,
+            Path::new("--site"),
+            &again,
+            Path::new("--for"),
+            Path::new("1s"),
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(std::fs::read_to_string(&site).unwrap(), text);
+}
+
 /// The demo with a site: its devices are simulated, and its broker is left alone.
 #[test]
 fn the_demo_runs_a_site_without_its_devices_and_without_its_broker() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -63,6 +63,10 @@ pub(super) async fn simulate(args: SimulateArgs) -> Result<Outcome> {
         errln!("error: no device '{unknown}' in the site; it has: {}", known.join(", "));
         return Ok(Outcome::WrongConfiguration);
     }
+    if args.write.as_ref().is_some_and(|path| is_same_file(path, &args.site.site)) {
+        errln!("error: --site would overwrite the site file itself: give it another name");
+        return Ok(Outcome::WrongConfiguration);
+    }
     let stop = stop_on_signals(args.lasting)?;
     let options = Options {
         listen: args.listen,
@@ -113,6 +117,10 @@ fn devices(connection: &Connection, args: &SimulateArgs) -> String {
         format!("{} (unit {}{mute})", device.name, device.unit)
     });
     named.collect::<Vec<_>>().join(", ")
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
 fn is_here(host: &str) -> bool {
