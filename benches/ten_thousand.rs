@@ -157,6 +157,7 @@ fn site(simulator: SocketAddr, broker: SocketAddr) -> Site {
             map: map.clone(),
             groups: vec![Group { every: Every::Interval(EVERY), points: vec![PointIx(0)] }],
             limits: Limits::default(),
+            nodes: Default::default(),
         }],
     };
     let mqtt = MqttConfig {

@@ -73,6 +73,7 @@ impl Path {
             map: Arc::new(map),
             groups: vec![Group { every, points: (0..u32::from(POINTS)).map(PointIx).collect() }],
             limits: Limits::default(),
+            nodes: Default::default(),
         };
         let (read, exchange) = plan(&device).expect("a plan").remove(0);
         let metrics = Arc::new(DeviceMetrics::new("main"));
@@ -115,6 +116,8 @@ impl Path {
             received: now,
             stamp: Stamp::now(),
             readings,
+            part: None,
+            uncertain: Vec::new(),
         };
         let (events, messages) = (&self.events, &mut self.messages);
         let message = self.runtime.block_on(async {

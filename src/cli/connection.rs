@@ -39,8 +39,11 @@ impl ConnectionArgs {
         let connections = loaded.site.ok_or(Outcome::WrongConfiguration)?.connections;
         let found = connections.iter().find(|connection| connection.name == self.connection);
         if let Some(connection) = found {
-            let Protocol::Modbus(config) = &connection.protocol;
-            return Ok(config.clone());
+            if let Protocol::Modbus(config) = &connection.protocol {
+                return Ok(config.clone());
+            }
+            errln!("error: connection '{}' is an OPC UA server; `taktbus browse` looks around there", self.connection);
+            return Err(Outcome::WrongConfiguration);
         }
         let names: Vec<&str> = connections.iter().map(|connection| connection.name.as_str()).collect();
         errln!("error: no connection '{}' in the site; it has: {}", self.connection, names.join(", "));

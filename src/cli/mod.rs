@@ -264,6 +264,9 @@ struct ReadArgs {
     /// Give up after this time
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     timeout: Duration,
+    /// Where OPC UA certificates are [default: $STATE_DIRECTORY]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

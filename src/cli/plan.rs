@@ -44,7 +44,7 @@ fn as_text(connection: &Connection, by_point: bool) -> String {
     let what = if by_point { "point" } else { ">points" };
     let mut table =
         Table::new(&["device", what, "every", ">worst age", ">one dead", ">budget", ">takes", "request"]);
-    let devices: Vec<(&Device, &[Read])> = plan.devices().collect();
+    let devices = plan.devices();
     for fitted in &fit.reads {
         let demand = &fitted.demand;
         let (device, reads) = devices[demand.device];
@@ -76,7 +76,7 @@ fn as_text(connection: &Connection, by_point: bool) -> String {
 fn as_json(connection: &Connection) -> serde_json::Value {
     let plan = &connection.plan;
     let fit = plan.fit();
-    let devices: Vec<(&Device, &[Read])> = plan.devices().collect();
+    let devices = plan.devices();
     let reads: Vec<_> = fit
         .reads
         .iter()
@@ -85,7 +85,8 @@ fn as_json(connection: &Connection) -> serde_json::Value {
             let (device, reads) = devices[demand.device];
             json!({
                 "device": &*device.name,
-                "every_ms": match demand.every { Every::Interval(every) => Some(millis(every)), Every::Once => None },
+                "every_ms": match demand.every { Every::Interval(every) => Some(millis(every)), Every::Once | Every::Changes(_) => None },
+                "sampled_every_ms": match demand.every { Every::Changes(every) => Some(millis(every)), Every::Interval(_) | Every::Once => None },
                 "request": plan.describe(demand.device, demand.read),
                 "points": published(device, &reads[demand.read]).collect::<Vec<_>>(),
                 "takes_ms": millis(demand.takes),
@@ -118,5 +119,6 @@ fn every(every: Every) -> String {
     match every {
         Every::Interval(interval) => format!("every {interval:?}"),
         Every::Once => "once".into(),
+        Every::Changes(sampling) => format!("on change, sampled every {sampling:?}"),
     }
 }

@@ -11,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::table::Table;
 use super::{Outcome, ReadArgs, site};
-use crate::drivers::bans::Bans;
+use crate::drivers::Kept;
+use crate::runtime::state;
 use crate::mapping::batch::{Batch, Event};
 use crate::mapping::compiled::Point;
+use crate::mapping::device::Every;
 use crate::mapping::transform::{Sample, evaluate};
 use crate::model::value::Value;
 use crate::pipeline::encode;
@@ -38,6 +40,13 @@ pub async fn read(args: ReadArgs) -> Result<Outcome> {
         }
         site.connections.retain(|connection| !connection.devices.is_empty());
     }
+    // What is watched is read once too: here nobody waits for a change.
+    let devices = site.connections.iter_mut().flat_map(|connection| &mut connection.devices);
+    for group in devices.flat_map(|device| &mut device.groups) {
+        if let Every::Changes(_) = group.every {
+            group.every = Every::Once;
+        }
+    }
     let name = site.name.clone();
     let gateway = match site::planned(site) {
         Ok(gateway) => gateway,
@@ -51,10 +60,11 @@ pub async fn read(args: ReadArgs) -> Result<Outcome> {
         .flat_map(|(device, reads)| (0..reads.len()).map(|read| (device.name.clone(), read)))
         .collect();
     let (events, mut received) = mpsc::channel(EVENTS);
+    let kept = Kept { state: args.state.clone().or_else(state::default_directory), ..Kept::default() };
     let stop = CancellationToken::new();
     let mut sessions = JoinSet::new();
     for connection in gateway.connections() {
-        sessions.spawn(connection.session(&events, &stop, &Bans::default()));
+        sessions.spawn(connection.session(&events, &stop, &kept));
     }
     drop(events);
     let reading = async {
@@ -95,7 +105,7 @@ impl Printer {
 
     fn batch(&mut self, batch: &Batch) {
         let device = &batch.plan.device;
-        let read = &batch.plan.reads[batch.read];
+        let read = batch.read();
         let mut samples: Vec<Sample> = Vec::new();
         match &batch.readings {
             Ok(readings) => evaluate(&device.map, read, readings, &mut Vec::new(), &mut samples),

@@ -94,7 +94,7 @@ fn show(site: &Site, simulation: &Simulation, args: &SimulateArgs) {
     let mut table = Table::new(&["connection", "simulated at", "in the site", "devices"]);
     for connection in &site.connections {
         let at = simulation.addresses.get(&connection.name).map(ToString::to_string).unwrap_or_default();
-        let Protocol::Modbus(config) = &connection.protocol;
+        let Protocol::Modbus(config) = &connection.protocol else { continue };
         table.row([connection.name.clone(), at, config.link.to_string(), devices(connection, args)]);
     }
     out!("{}", table.render());

@@ -10,6 +10,7 @@ use super::table::Table;
 use super::{Outcome, SiteArgs, site};
 use crate::config::plan::{Connection, Protocol, Site};
 use crate::document::suggest::nearest;
+use crate::drivers::modbus::config::ModbusConfig;
 use crate::drivers::modbus::config::Link;
 use crate::drivers::modbus::framing::{self, Framing};
 use crate::drivers::modbus::plan::Block;
@@ -79,6 +80,7 @@ pub fn write(args: &WriteArgs) -> Result<Outcome> {
 /// A write that nothing forbids.
 struct Planned<'s> {
     connection: &'s Connection,
+    config: &'s ModbusConfig,
     device: &'s Device,
     target: &'s Target,
     setting: Setting,
@@ -104,13 +106,15 @@ fn planned<'s>(site: &'s Site, args: &WriteArgs) -> Result<Planned<'s>, String> 
     let value = inverse::parse(&args.value, target).map_err(refused)?;
     let setting = target.setting(&value, args.scale_factor).map_err(refused)?;
     let write = Write::new(device.unit, target, &setting).map_err(|error| error.to_string())?;
-    let Protocol::Modbus(config) = &connection.protocol;
+    let Protocol::Modbus(config) = &connection.protocol else {
+        return Err(format!("'{}' is behind an OPC UA server, which this version does not write to", device.name));
+    };
     let framing = match config.link {
         Link::Tcp { .. } => Framing::Mbap,
         Link::RtuOverTcp { .. } | Link::Serial { .. } => Framing::Rtu,
     };
     let shown = shown(target, &setting, args.scale_factor);
-    Ok(Planned { connection, device, target, setting, write, shown, framing })
+    Ok(Planned { connection, config, device, target, setting, write, shown, framing })
 }
 
 fn device<'s>(site: &'s Site, name: &str) -> Result<(&'s Connection, &'s Device), String> {
@@ -147,7 +151,7 @@ fn allowed<'s>(site: &Site, device: &'s Device, name: &str) -> Result<&'s Target
 /// What the gateway will publish when the write has worked.
 fn shown(target: &Target, setting: &Setting, exponent: Option<i32>) -> String {
     match apply(&setting.raw, &target.transform, exponent) {
-        Ok(Value::Text(text)) => text.to_string(),
+        Ok(Value::Text(text) | Value::Json(text)) => text.to_string(),
         Ok(Value::Bool(bit)) => bit.to_string(),
         Ok(Value::Number(number)) => number.to_string(),
         Ok(Value::Float32(float)) => float.to_string(),
@@ -175,8 +179,7 @@ impl Planned<'_> {
     }
 
     fn as_text(&self) -> String {
-        let Self { connection, device, target, write, .. } = self;
-        let Protocol::Modbus(config) = &connection.protocol;
+        let Self { connection, config, device, target, write, .. } = self;
         let unit_word = target.unit.as_deref().map(|unit| format!(" {unit}")).unwrap_or_default();
         let function = write.function();
         let mut out = String::from("dry run: nothing is sent\n\n");
@@ -265,7 +268,7 @@ impl Planned<'_> {
     }
 
     fn as_json(&self) -> Json {
-        let Protocol::Modbus(config) = &self.connection.protocol;
+        let config = self.config;
         let read_back = self.read_back().map(|(block, frame)| {
             json!({
                 "function": block.table.read_function(), "table": block.table.key(), "address": block.address,
@@ -345,7 +348,7 @@ fn raw(setting: &Setting) -> String {
         },
         Raw::Float32(float) => float.to_string(),
         Raw::Float64(float) => float.to_string(),
-        Raw::Text(text) => format!("'{text}'"),
+        Raw::Text(text) | Raw::Json(text) => format!("'{text}'"),
     }
 }
 

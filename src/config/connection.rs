@@ -1,25 +1,151 @@
-//! Connections as written → Modbus connections.
+//! Connections as written → Modbus and OPC UA connections.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::written::{self, Connection, Delay, Framing};
+use super::plan::Protocol;
+use super::secret;
+use super::written::{self, Connection, Delay, Framing, ModeWord, SecurityWord};
 use crate::document::codes;
 use crate::document::duration::Rest;
 use crate::document::read::At;
 use crate::document::scalar::shortened;
-use crate::document::types::{Either, Flag};
+use crate::document::fields::Document;
+use crate::document::types::{Either, Flag, Text};
 use crate::drivers::modbus::config::{Echo, Line, Link, ModbusConfig, Parity, Rs485};
+use crate::drivers::opcua::{
+    self,
+    config::{Endpoint, Mode, OpcuaConfig, Policy, Security, User},
+};
 use crate::model::diagnostic::Diagnostics;
 
 /// Bits per second where none are given (MODBUS over serial line V1.02, 2.2.1: the required default).
 const DEFAULT_BAUD: u32 = 19_200;
 
+/// Keys of an OPC UA connection that a Modbus connection doesn't have.
+const OPCUA_ONLY: [&str; 6] = ["security", "security_mode", "user", "password", "cert", "key"];
+
 /// Compiles a connection. `None` is reported.
-pub fn compile(name: &At<String>, written: &Connection, found: &mut Diagnostics) -> Option<ModbusConfig> {
+pub fn compile(name: &At<String>, written: &Connection, found: &mut Diagnostics) -> Option<Protocol> {
     if written.faulty {
         return None;
     }
+    if written.opcua.is_some() {
+        return opcua(name, written, found).map(Protocol::Opcua);
+    }
+    for key in OPCUA_ONLY {
+        if let Some(span) = written.given(key) {
+            found.error(codes::BAD_CONNECTION, span, format!("'{key}' is for OPC UA: Modbus has no such thing"));
+            return None;
+        }
+    }
+    modbus(name, written, found).map(Protocol::Modbus)
+}
+
+/// Compiles an OPC UA connection.
+fn opcua(name: &At<String>, written: &Connection, found: &mut Diagnostics) -> Option<OpcuaConfig> {
+    const OURS: [&str; 7] =
+        ["opcua", "response_timeout", "security", "security_mode", "user", "password", "cert"];
+    let before = found.errors();
+    for field in <Connection as Document>::FIELDS {
+        let key = field.key;
+        if let Some(span) = written.given(key).filter(|_| !OURS.contains(&key) && key != "key") {
+            let message = match key {
+                "tcp" | "rtu" => format!("connection '{}' is both opcua and {key}", name.value),
+                _ => format!("'{key}' is for Modbus, and connection '{}' is OPC UA", name.value),
+            };
+            found.error(codes::BAD_CONNECTION, span, message).help("remove it");
+        }
+    }
+    let at = written.opcua.as_ref()?;
+    let Some(endpoint) = Endpoint::of(&at.value.0) else {
+        found
+            .error(codes::BAD_HOST, &at.span, format!("'{}' is no OPC UA endpoint", shortened(&at.value.0)))
+            .help("such as opc.tcp://192.168.1.60:4840; a user and a password have keys of their own");
+        return None;
+    };
+    let mode = written.security_mode.as_ref().map(|at| at.value);
+    let security = security(written, mode, found);
+    let user = user(written, security, found);
+    let config = OpcuaConfig {
+        endpoint,
+        security,
+        user: user?,
+        timeout: written.response_timeout.as_ref().map_or(opcua::config::TIMEOUT, |timeout| timeout.0),
+    };
+    (found.errors() == before).then_some(config)
+}
+
+fn security(written: &Connection, mode: Option<ModeWord>, found: &mut Diagnostics) -> Security {
+    let mode_span = written.given("security_mode");
+    let mode = match mode {
+        Some(ModeWord::Sign) => Mode::Sign,
+        Some(ModeWord::SignAndEncrypt) | None => Mode::SignAndEncrypt,
+    };
+    let Some(at) = &written.security else { return Security::Best(mode) };
+    let policy = match at.value {
+        SecurityWord::None => {
+            if let Some(span) = mode_span {
+                found.error(codes::BAD_CONNECTION, span, "a security mode, and no security").help("remove it");
+            }
+            return Security::None;
+        }
+        SecurityWord::Aes256Sha256RsaPss => Policy::Aes256Sha256RsaPss,
+        SecurityWord::Aes128Sha256RsaOaep => Policy::Aes128Sha256RsaOaep,
+        SecurityWord::Basic256Sha256 => Policy::Basic256Sha256,
+        SecurityWord::Basic256 => Policy::Basic256,
+        SecurityWord::Basic128Rsa15 => Policy::Basic128Rsa15,
+    };
+    if policy.is_deprecated() {
+        let message = format!("{} has been broken, and is deprecated since OPC UA 1.04", at.word());
+        found.warning(codes::WEAK_SECURITY, &at.span, message).help("use another policy if the server has one");
+    }
+    Security::Policy(policy, mode)
+}
+
+fn user(written: &Connection, security: Security, found: &mut Diagnostics) -> Option<User> {
+    let path = |at: &Option<Box<At<Text>>>| at.as_ref().map(|at| PathBuf::from(&at.value.0));
+    let missing = |has: &str, needs: &str, found: &mut Diagnostics| {
+        if let Some(span) = written.given(has) {
+            found.error(codes::MISSING_KEY, span, format!("'{has}' needs the key '{needs}'"));
+        }
+    };
+    match (path(&written.cert), path(&written.key)) {
+        (Some(_), Some(_)) if written.user.is_some() || written.password.is_some() => {
+            let span = written.given("cert")?;
+            found
+                .error(codes::BAD_CONNECTION, span, "a user by certificate, and one by name")
+                .help("keep cert and key, or user and password");
+            return None;
+        }
+        (Some(cert), Some(key)) => return Some(User::Certificate { cert, key }),
+        (Some(_), None) => missing("cert", "key", found),
+        (None, Some(_)) => missing("key", "cert", found),
+        (None, None) => {}
+    }
+    match (&written.user, &written.password) {
+        (None, None) => Some(User::Anonymous),
+        (Some(_), None) => {
+            missing("user", "password", found);
+            None
+        }
+        (None, Some(_)) => {
+            missing("password", "user", found);
+            None
+        }
+        (Some(user), Some(password)) => {
+            if security == Security::None {
+                found
+                    .warning(codes::CLEAR_PASSWORD, &password.span, "a password over a connection without security")
+                    .help("servers may take it in clear text; use a security policy");
+            }
+            Some(User::Name(user.value.0.clone(), secret::secret(password, "password", found)?))
+        }
+    }
+}
+
+/// Compiles a Modbus connection.
+fn modbus(name: &At<String>, written: &Connection, found: &mut Diagnostics) -> Option<ModbusConfig> {
     let rest = |at: &Option<Box<At<Rest>>>| at.as_ref().map_or(Duration::ZERO, |rest| rest.0);
     let link = link(name, written, found)?;
     rtu_only(written, &link, found)?;
@@ -155,10 +281,10 @@ fn link(name: &At<String>, written: &Connection, found: &mut Diagnostics) -> Opt
             None
         }
         (None, None) => {
-            let message = format!("connection '{}' says neither tcp nor rtu", name.value);
+            let message = format!("connection '{}' says neither tcp nor rtu nor opcua", name.value);
             found
                 .error(codes::BAD_CONNECTION, &name.span, message)
-                .help("such as {tcp: 192.168.1.50:502} or {rtu: /dev/ttyUSB0, baud: 9600, format: 8N1}");
+                .help("such as {tcp: 192.168.1.50:502}, {rtu: /dev/ttyUSB0, baud: 9600, format: 8N1} or {opcua: opc.tcp://192.168.1.60:4840}");
             None
         }
     }

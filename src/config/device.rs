@@ -7,14 +7,14 @@ use std::sync::Arc;
 use super::library::{Entry, Library};
 use super::merge::{Base, Merged, merge};
 use super::rates;
-use super::written::{Device as Written, Late};
+use super::written::{Device as Written, Late, TriggerWord};
 use crate::budget::{Budget, OnLate};
 use crate::document::codes;
 use crate::document::read::At;
 use crate::document::types::Either;
 use crate::mapping::compile::{self, Defaults, Selection, Written as WrittenPoint};
 use crate::mapping::compiled::DeviceMap;
-use crate::mapping::device::{Device, Limits};
+use crate::mapping::device::{Device, Limits, Nodes, Trigger};
 use crate::mapping::written::Access;
 use crate::model::diagnostic::Diagnostics;
 use crate::model::place::Place;
@@ -39,16 +39,27 @@ pub struct Known {
     pub writable: bool,
 }
 
-/// Compiles a device. `serial`: is it behind a serial line? `None`: its connection is not known.
+/// What a device hangs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// A serial line, or what is behind a serial device server.
+    Serial,
+    /// A Modbus TCP server.
+    Network,
+    /// An OPC UA server.
+    Opcua,
+}
+
+/// Compiles a device. `wire`: what it hangs on; `None`: its connection is not known.
 pub fn compile(
     name: &At<String>,
     written: &Written,
-    serial: Option<bool>,
+    wire: Option<Wire>,
     library: &mut Library,
     found: &mut Diagnostics,
 ) -> Outcome {
     let before = found.errors();
-    let unit = serial.and_then(|serial| unit_id(name, written, serial, found));
+    let unit = wire.and_then(|wire| unit_id(name, written, wire, found));
     let entry = written.profile.as_ref().and_then(|profile| library.get(profile, found));
     // Nothing is said about points that nobody knows.
     let profile_missing = match &entry {
@@ -97,7 +108,7 @@ pub fn compile(
             }
         }
     };
-    let map = map.filter(|map| check_protocol(name, map, found));
+    let map = map.filter(|map| check_protocol(name, written, map, wire, found));
     let groups = match &map {
         Some(map) if !written.faulty => check_published(name, map, found)
             .and_then(|()| rates::groups(name, written, map, limits.refresh, found)),
@@ -113,6 +124,7 @@ pub fn compile(
                 map,
                 groups,
                 limits,
+                nodes: nodes(written, entry.as_deref()),
             })
         }
         _ => None,
@@ -120,20 +132,54 @@ pub fn compile(
     Outcome { device, points: (!profile_missing).then(|| writable(&points, written)) }
 }
 
-/// All connections speak Modbus; profiles may have nodes.
-fn check_protocol(name: &At<String>, map: &DeviceMap, found: &mut Diagnostics) -> bool {
-    let modbus = map.readings.iter().all(|reading| !matches!(reading.place, Place::Node(_)));
-    if !modbus {
-        let message = format!("device '{}' has OPC UA nodes, and its connection speaks Modbus", name.value);
-        found
-            .error(codes::UNSUPPORTED, &name.span, message)
-            .help("connections to OPC UA servers are not supported by this version");
+/// Keys of a device that mean something on one protocol only.
+const OPCUA_KEYS: [&str; 4] = ["subscribe", "trigger", "queue", "namespace"];
+
+/// Can the connection read the device's points?
+fn check_protocol(
+    name: &At<String>,
+    written: &Written,
+    map: &DeviceMap,
+    wire: Option<Wire>,
+    found: &mut Diagnostics,
+) -> bool {
+    let Some(wire) = wire else { return true };
+    let is_opcua = wire == Wire::Opcua;
+    let foreign = if is_opcua { &["unit_id"][..] } else { &OPCUA_KEYS[..] };
+    let (ours, theirs) = if is_opcua { ("OPC UA", "Modbus") } else { ("Modbus", "OPC UA") };
+    for key in foreign {
+        if let Some(span) = written.given(key) {
+            let message = format!("'{key}' is for {theirs}, and the connection of '{}' speaks {ours}", name.value);
+            found.error(codes::WRONG_PROTOCOL, span, message).help("remove it, or correct 'via'");
+            return false;
+        }
     }
-    modbus
+    let fits = map.readings.iter().all(|reading| matches!(reading.place, Place::Node(_)) == is_opcua);
+    if !fits {
+        let what = if is_opcua { "registers" } else { "OPC UA nodes" };
+        let message = format!("device '{}' has {what}, and its connection speaks {ours}", name.value);
+        found.error(codes::WRONG_PROTOCOL, &name.span, message).help("correct 'via', or the connection's kind");
+    }
+    fits
 }
 
-fn unit_id(name: &At<String>, written: &Written, serial: bool, found: &mut Diagnostics) -> Option<u8> {
+fn nodes(written: &Written, entry: Option<&Entry>) -> Nodes {
+    let of_profile = || entry.and_then(|entry| entry.written.namespace.as_ref());
+    let namespace = written.namespace.as_ref().or_else(of_profile).map(|at| at.value.0.as_str().into());
+    let trigger = match written.trigger.as_ref().map(|at| at.value) {
+        Some(TriggerWord::Status) => Trigger::Status,
+        Some(TriggerWord::Value) | None => Trigger::Value,
+        Some(TriggerWord::Timestamp) => Trigger::Timestamp,
+    };
+    let queue = written.queue.as_ref().and_then(|at| u32::try_from(at.0).ok()).unwrap_or(1);
+    Nodes { namespace, queue, trigger }
+}
+
+fn unit_id(name: &At<String>, written: &Written, wire: Wire, found: &mut Diagnostics) -> Option<u8> {
+    let serial = wire == Wire::Serial;
     match &written.unit_id {
+        // Reported by check_protocol.
+        _ if wire == Wire::Opcua => Some(0),
         Some(at) if serial && !SERIAL_UNITS.contains(&at.0) => {
             let what = if at.0 == 0 { "0 is the broadcast, which nobody answers" } else { "it is reserved" };
             found

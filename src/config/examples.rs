@@ -311,6 +311,7 @@ fn shown_raw(raw: &Result<Raw, Cause>) -> String {
         Ok(Raw::Float32(number)) => number.to_string(),
         Ok(Raw::Float64(number)) => number.to_string(),
         Ok(Raw::Text(text)) => format!("'{text}'"),
+        Ok(Raw::Json(text)) => text.to_string(),
         Err(cause) => cause.to_string(),
     }
 }

@@ -21,7 +21,7 @@ const NAMED_POINTS: usize = 2;
 pub fn check(written: &written::Site, site: &Site, found: &mut Diagnostics) {
     let spans = spans(written);
     for connection in &site.connections {
-        let Protocol::Modbus(config) = &connection.protocol;
+        let Protocol::Modbus(config) = &connection.protocol else { continue };
         match ModbusPlan::compile(config.clone(), connection.devices.clone()) {
             Ok(plan) => fits(&connection.name, &plan, &spans, found),
             Err(errors) => {
@@ -100,7 +100,7 @@ fn fits(name: &str, plan: &ModbusPlan, spans: &Spans<'_>, found: &mut Diagnostic
 fn heaviest(plan: &ModbusPlan, reads: &[FitRead]) -> String {
     let share = |read: &FitRead| match read.demand.every {
         Every::Interval(every) => read.demand.takes.as_secs_f64() / every.as_secs_f64(),
-        Every::Once => 0.0,
+        Every::Once | Every::Changes(_) => 0.0,
     };
     let mut reads: Vec<_> = reads.iter().map(|read| (share(read), read)).collect();
     reads.sort_by(|a, b| b.0.total_cmp(&a.0));

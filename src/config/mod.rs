@@ -14,6 +14,7 @@ pub mod ports;
 mod publish;
 mod rates;
 pub mod readdress;
+mod secret;
 mod site;
 pub mod url;
 mod written;

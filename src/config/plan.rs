@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::drivers::modbus::config::ModbusConfig;
+use crate::drivers::opcua::config::OpcuaConfig;
 use crate::mapping::device::Device;
 use crate::northbound::mqtt::config::MqttConfig;
 
@@ -35,6 +36,18 @@ pub struct Connection {
 pub enum Protocol {
     /// Modbus TCP, RTU, RTU over TCP.
     Modbus(ModbusConfig),
+    /// OPC UA.
+    Opcua(OpcuaConfig),
+}
+
+impl Protocol {
+    /// The Modbus connection, if it is one.
+    pub fn modbus(&self) -> Option<&ModbusConfig> {
+        match self {
+            Self::Modbus(config) => Some(config),
+            Self::Opcua(_) => None,
+        }
+    }
 }
 
 /// One northbound route.

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::connection::{host_name, port_number};
+use super::secret;
 use super::written::Publish;
 use crate::document::codes;
 use crate::document::read::At;
 use crate::document::scalar::shortened;
 use crate::document::suggest::did_you_mean;
-use crate::document::types::{Either, Text};
+use crate::document::types::Text;
 use crate::model::diagnostic::{Diagnostics, Span};
 use crate::model::secret::Secret;
 use crate::northbound::mqtt::config::{MqttConfig, TlsConfig};
@@ -214,25 +215,7 @@ fn password(written: &Publish, found: &mut Diagnostics) -> Option<Secret> {
         // MQTT 3.1.1, [MQTT-3.1.2-22]
         found.error(codes::MISSING_KEY, &at.span, "a password needs the key 'user'");
     }
-    match &at.value {
-        Either::Short(text) => {
-            found
-                .warning(codes::LITERAL_SECRET, &at.span, "a password that everyone sees who sees this file")
-                .help("{env: NAME} or {file: PATH}");
-            Some(Secret::Literal(text.0.clone()))
-        }
-        Either::Long(words) => match (&words.env, &words.file) {
-            (Some(env), None) => Some(Secret::Env(env.value.0.clone())),
-            (None, Some(file)) => Some(Secret::File(PathBuf::from(&file.value.0))),
-            _ if words.faulty => None,
-            _ => {
-                found
-                    .error(codes::BAD_SECRET, &at.span, "a secret is in one place")
-                    .help("{env: NAME} or {file: PATH}");
-                None
-            }
-        },
-    }
+    secret::secret(at, "password", found)
 }
 
 fn tls(written: &Publish, tls: bool, found: &mut Diagnostics) -> Option<TlsConfig> {

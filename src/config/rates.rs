@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::written::Device;
 use crate::document::codes;
-use crate::document::duration::show_duration;
+use crate::document::duration::{Interval, show_duration};
 use crate::document::read::At;
 use crate::document::suggest::did_you_mean;
-use crate::document::types::Either;
+use crate::document::types::{Either, Names};
 use crate::mapping::compiled::{DeviceMap, PointIx};
 use crate::mapping::device::{Every, Group};
 use crate::model::diagnostic::{Diagnostics, Span};
@@ -33,9 +33,9 @@ pub fn groups(
     let before = found.errors();
     let mut groups: BTreeMap<Every, Vec<PointIx>> = BTreeMap::new();
     let mut without: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let intervals = Intervals::of(device);
+    let times = Times::of(device, found);
     for (at, point) in map.points.iter().enumerate().filter(|(_, point)| point.published) {
-        match intervals.get(&point.rate) {
+        match times.get(&point.rate) {
             Some(every) => groups.entry(every).or_default().push(PointIx(at as u32)),
             None => without.entry(&point.rate).or_default().push(&point.name),
         }
@@ -64,24 +64,50 @@ pub fn groups(
 }
 
 /// The site's times.
-enum Intervals<'d> {
-    /// One for all rates.
-    One(Duration),
-    /// By rate.
-    ByRate(HashMap<&'d str, Duration>),
+struct Times<'d> {
+    by_rate: HashMap<&'d str, Every>,
+    /// For all other rates.
+    default: Option<Every>,
 }
 
-impl<'d> Intervals<'d> {
-    fn of(device: &'d Device) -> Self {
-        match device.every.as_ref().map(|at| &at.value) {
-            Some(Either::Short(interval)) => Self::One(interval.0),
-            Some(Either::Long(rates)) => {
-                let given = rates.0.iter();
-                Self::ByRate(
-                    given.filter_map(|(name, time)| Some((name.value.as_str(), (*time)?.0))).collect(),
-                )
+impl<'d> Times<'d> {
+    /// From `every` and `subscribe`; a rate that is in both is reported.
+    fn of(device: &'d Device, found: &mut Diagnostics) -> Self {
+        let mut times = Self { by_rate: HashMap::new(), default: None };
+        times.add(device.every.as_deref(), Every::Interval, found);
+        times.add(device.subscribe.as_deref(), Every::Changes, found);
+        times
+    }
+
+    fn add(
+        &mut self,
+        written: Option<&'d At<Either<Interval, Names<Interval>>>>,
+        every: fn(Duration) -> Every,
+        found: &mut Diagnostics,
+    ) {
+        let Some(at) = written else { return };
+        match &at.value {
+            Either::Short(interval) => self.set(DEFAULT, every(interval.0), &at.span, found),
+            Either::Long(rates) => {
+                for (name, interval) in &rates.0 {
+                    if let Some(interval) = interval {
+                        self.set(&name.value, every(interval.0), &name.span, found);
+                    }
+                }
             }
-            None => Self::ByRate(HashMap::new()),
+        }
+    }
+
+    fn set(&mut self, rate: &'d str, every: Every, span: &Span, found: &mut Diagnostics) {
+        let earlier = match rate {
+            DEFAULT => self.default.replace(every),
+            rate => self.by_rate.insert(rate, every),
+        };
+        if earlier.is_some() {
+            let what = if rate == DEFAULT { "all other points have".into() } else { format!("rate '{rate}' has") };
+            found
+                .error(codes::READ_TWICE, span, format!("{what} an interval already, by 'every'"))
+                .help("'every' polls, 'subscribe' waits for changes: give each rate to one of them");
         }
     }
 
@@ -89,11 +115,7 @@ impl<'d> Intervals<'d> {
         if rate == ONCE {
             return Some(Every::Once);
         }
-        let interval = match self {
-            Self::One(interval) => Some(interval),
-            Self::ByRate(rates) => rates.get(rate).or_else(|| rates.get(DEFAULT)),
-        };
-        interval.copied().map(Every::Interval)
+        self.by_rate.get(rate).copied().or(self.default)
     }
 }
 
@@ -126,9 +148,13 @@ fn check_refresh(device: &Device, map: &DeviceMap, refresh: Option<Duration>, fo
 
 /// Rates of the site that no point has are probably misspelt.
 fn check_names(device: &Device, map: &DeviceMap, found: &mut Diagnostics) {
-    let Some(Either::Long(rates)) = device.every.as_ref().map(|at| &at.value) else { return };
     let known: BTreeSet<&str> = map.points.iter().map(|point| &*point.rate).collect();
-    for (name, _) in &rates.0 {
+    let given = [device.every.as_deref(), device.subscribe.as_deref()].into_iter().flatten();
+    let rates = given.filter_map(|at| match &at.value {
+        Either::Long(rates) => Some(&rates.0),
+        Either::Short(_) => None,
+    });
+    for (name, _) in rates.flatten() {
         if name.value == ONCE {
             found
                 .error(codes::BUILT_IN_RATE, &name.span, "'once' is built in: once per connection")

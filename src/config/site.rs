@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::library::Library;
 use super::plan::{Connection, Protocol, Route, SinkConfig, Site};
+use super::device::Wire;
 use super::{connection, device, publish, written};
 use crate::document::codes;
 use crate::document::read::At;
@@ -32,8 +33,7 @@ pub fn compile(written: &written::Site, library: &mut Library, found: &mut Diagn
         .into_iter()
         .filter(|known| known.used)
         .map(|known| {
-            let protocol = Protocol::Modbus(known.config?);
-            Some(Connection { name: known.name.value.clone(), protocol, devices: known.devices })
+            Some(Connection { name: known.name.value.clone(), protocol: known.config?, devices: known.devices })
         })
         .collect::<Option<Vec<_>>>()?;
     Some(Site { name, connections, routes: routes?, allow_write })
@@ -42,7 +42,7 @@ pub fn compile(written: &written::Site, library: &mut Library, found: &mut Diagn
 /// A connection of the file, and what hangs on it.
 struct Known<'w> {
     name: &'w At<String>,
-    config: Option<crate::drivers::modbus::config::ModbusConfig>,
+    config: Option<Protocol>,
     devices: Vec<Device>,
     used: bool,
 }
@@ -72,6 +72,7 @@ fn shared_links(connections: &[Known<'_>], found: &mut Diagnostics) {
     let mut first: HashMap<String, &At<String>> = HashMap::new();
     for known in connections {
         let Some(config) = &known.config else { continue };
+        let Some(config) = config.modbus() else { continue };
         let end = match &config.link {
             // The same port under another name, as in /dev/serial/by-id, is the same port.
             Link::Serial { path, .. } => {
@@ -114,10 +115,12 @@ fn devices(
             continue;
         };
         let position = device.via.as_ref().and_then(|via| resolve(via, &positions, found));
-        let serial = position
-            .and_then(|at| connections[at].config.as_ref())
-            .map(|config| !matches!(config.link, Link::Tcp { .. }));
-        let outcome = device::compile(name, device, serial, library, found);
+        let wire = position.and_then(|at| connections[at].config.as_ref()).map(|protocol| match protocol {
+            Protocol::Modbus(config) if matches!(config.link, Link::Tcp { .. }) => Wire::Network,
+            Protocol::Modbus(_) => Wire::Serial,
+            Protocol::Opcua(_) => Wire::Opcua,
+        });
+        let outcome = device::compile(name, device, wire, library, found);
         writable.insert(name.value.clone(), outcome.points);
         if let Some(at) = position {
             connections[at].used = true;
@@ -135,7 +138,9 @@ fn devices(
 /// Two devices that are one unit to the wire may share it, say with a budget each; the same registers twice are a mistake.
 fn same_units(known: &Known<'_>, written: &[(At<String>, Option<written::Device>)], found: &mut Diagnostics) {
     let mut first: HashMap<u8, Vec<&Device>> = HashMap::new();
-    for device in &known.devices {
+    // Several devices of one OPC UA server are usual, and their nodes are told apart by the server.
+    let devices = known.devices.iter().filter(|_| known.config.as_ref().is_some_and(|c| c.modbus().is_some()));
+    for device in devices {
         let others = first.entry(device.unit).or_default();
         let shared = others.iter().find(|other| shares_a_place(other, device));
         let span = written.iter().find(|(name, _)| name.value == *device.name).map(|(name, _)| &name.span);

@@ -10,6 +10,7 @@ use super::connection::{self, host_port};
 use super::written::Connection;
 use crate::document::read::{At, Read as _, Reader};
 use crate::document::yaml;
+use super::plan::Protocol;
 use crate::drivers::modbus::config::ModbusConfig;
 use crate::model::diagnostic::{Diagnostics, Severity, SourceFile, Span};
 
@@ -34,7 +35,8 @@ pub fn connection_of(url: &str) -> Result<ModbusConfig, String> {
         connection::compile(&At { value: url.into(), span }, &written, &mut found)
     });
     match (found.sorted().into_iter().find(|finding| finding.severity == Severity::Error), config) {
-        (None, Some(config)) => Ok(config),
+        (None, Some(Protocol::Modbus(config))) => Ok(config),
+        (None, Some(Protocol::Opcua(_))) => Err("it is an OPC UA server, and this is for Modbus".into()),
         (Some(finding), _) => {
             let help = finding.help.map(|help| format!(" ({help})")).unwrap_or_default();
             Err(format!("{}{help}", finding.message))

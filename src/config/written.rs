@@ -39,7 +39,7 @@ document! {
 }
 
 document! {
-    /// A serial line, or an address in the network.
+    /// A serial line, a Modbus TCP server, or an OPC UA server.
     pub struct Connection ("a connection") {
         /// HOST:PORT of a Modbus TCP server, or of a serial device server.
         /// Example: `192.168.1.50:502`
@@ -76,8 +76,55 @@ document! {
         /// Serial port: true, or how, where the kernel switches the RS-485 transceiver (TIOCSRS485). USB adapters switch by
         /// themselves. Default false.
         optional rs485: Either<Flag, Rs485>,
+        /// The endpoint of an OPC UA server.
+        /// Example: `opc.tcp://192.168.1.60:4840`
+        optional opcua: Text,
+        /// OPC UA: the security policy. Default: the best of the safe ones that the server offers.
+        optional security: SecurityWord,
+        /// OPC UA: are messages encrypted too, or only signed? Default SignAndEncrypt.
+        optional security_mode: ModeWord,
+        /// OPC UA: user name.
+        /// Example: `gateway`
+        optional user: Text,
+        /// OPC UA: password: {env: NAME}, {file: PATH}, or the text itself.
+        optional password: Either<Text, SecretWords>,
+        /// OPC UA: file of the user's certificate, DER or PEM.
+        /// Example: `/etc/taktbus/user.der`
+        optional cert: Text,
+        /// OPC UA: PEM file of the private key of the user's certificate.
+        /// Example: `/etc/taktbus/secrets/user.key`
+        optional key: Text,
     }
-    unsupported: [("opcua", "OPC UA"), ("security", "'security'"), ("user", "'user'"), ("password", "'password'")]
+}
+
+choice! {
+    /// How OPC UA messages are protected (OPC UA Part 7, 6.6).
+    pub enum SecurityWord ("a security policy") {
+        /// Not at all: whoever is in the network can read and change values.
+        None = "None",
+        Aes256Sha256RsaPss = "Aes256_Sha256_RsaPss",
+        Aes128Sha256RsaOaep = "Aes128_Sha256_RsaOaep",
+        Basic256Sha256 = "Basic256Sha256",
+        /// Deprecated: broken.
+        Basic256 = "Basic256",
+        /// Deprecated: broken.
+        Basic128Rsa15 = "Basic128Rsa15",
+    }
+    instead_of: [
+        ("none", "None"), ("off", "None"), ("basic256sha256", "Basic256Sha256"), ("aes128", "Aes128_Sha256_RsaOaep"),
+        ("aes256", "Aes256_Sha256_RsaPss")
+    ]
+}
+
+choice! {
+    /// What OPC UA's security does with messages.
+    pub enum ModeWord ("a security mode") {
+        /// Nobody can change them.
+        Sign = "Sign",
+        /// Nobody can change or read them.
+        SignAndEncrypt = "SignAndEncrypt",
+    }
+    instead_of: [("sign", "Sign"), ("encrypt", "SignAndEncrypt"), ("sign_and_encrypt", "SignAndEncrypt")]
 }
 
 document! {
@@ -105,7 +152,7 @@ choice! {
 }
 
 document! {
-    /// A device: one unit id behind a connection.
+    /// A device: one unit id behind a connection, or a set of nodes of an OPC UA server.
     pub struct Device ("a device") {
         /// The connection it hangs on.
         /// Example: `lan`
@@ -118,6 +165,17 @@ document! {
         optional profile: ProfileName,
         /// How often it is read: one interval, or one per rate (default for all others).
         optional every: Either<Interval, Names<Interval>>,
+        /// OPC UA: values come when they change; the server looks at them this often. One interval, or one per rate; rates that
+        /// `every` names are polled.
+        optional subscribe: Either<Interval, Names<Interval>>,
+        /// OPC UA: what of a node makes a notification. Default value.
+        optional trigger: TriggerWord,
+        /// OPC UA: how many values of a node the server keeps between two notifications. Default 1: the newest.
+        /// Example: `10`
+        optional queue: Int<1, 1_000>,
+        /// OPC UA: the URI of the namespace of node ids and paths that name none. Default: the profile's.
+        /// Example: `http://www.siemens.com/simatic-s7-opcua`
+        optional namespace: Text,
         /// How late its values may be, from the request to the broker's acknowledgement. Default 1s.
         optional budget: Either<Within, BudgetWords>,
         /// Values of its profile's parameters.
@@ -135,9 +193,18 @@ document! {
         /// What requests must respect, where it differs from the profile.
         optional limits: Limits,
     }
-    unsupported: [
-        ("namespace", "OPC UA ('namespace')"), ("subscribe", "OPC UA ('subscribe')")
-    ]
+}
+
+choice! {
+    /// What of a node makes a notification (OPC UA Part 4, 7.10).
+    pub enum TriggerWord ("a trigger") {
+        /// Its status.
+        Status = "status",
+        /// Its status or its value.
+        Value = "value",
+        /// Its status, its value or its source time stamp.
+        Timestamp = "timestamp",
+    }
 }
 
 document! {

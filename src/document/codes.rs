@@ -114,6 +114,8 @@ codes! {
     INCLUDE = "E095", "Profiles that include each other in a circle, too deep, or that do not agree.";
     NODE_ID = "E098", "A node id that OPC UA does not have.";
     NAME_RANGE = "E092", "A range in a point's name that is none, that is too long, or whose addresses are not known.";
+    WRONG_PROTOCOL = "E110", "A device whose points its connection cannot read.";
+    READ_TWICE = "E111", "An interval and a subscription for the same points.";
     UNUSED_CONNECTION = "W001", "A connection that no device uses.";
     CLEAR_PASSWORD = "W002", "A password that travels unencrypted.";
     UNUSED_RATE = "W003", "An interval for a rate that no point has.";
@@ -129,6 +131,7 @@ codes! {
     LITERAL_SECRET = "W016", "A password that is written in the file.";
     NO_PASSWORD = "W017", "A user without a password.";
     NOT_THERE = "W018", "A secret or certificate that is not there.";
+    WEAK_SECURITY = "W030", "A connection that is protected badly, or not at all.";
     SAME_UNIT = "W019", "Two devices that read the same registers of one unit.";
 }
 

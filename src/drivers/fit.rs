@@ -120,7 +120,7 @@ fn load_of(demand: &Demand) -> f64 {
         Every::Interval(interval) => {
             demand.takes.as_secs_f64() / interval.max(SHORTEST_INTERVAL).as_secs_f64()
         }
-        Every::Once => 0.0,
+        Every::Once | Every::Changes(_) => 0.0,
     }
 }
 
@@ -144,7 +144,7 @@ fn busy_period(demands: &[Demand]) -> Option<Duration> {
 fn ahead_within(demand: &Demand, length: Duration) -> Duration {
     let runs = match demand.every {
         Every::Interval(interval) => length.as_nanos().div_ceil(interval.max(SHORTEST_INTERVAL).as_nanos()),
-        Every::Once => 1,
+        Every::Once | Every::Changes(_) => 1,
     };
     demand.takes.saturating_mul(u32::try_from(runs).unwrap_or(u32::MAX))
 }
@@ -161,7 +161,7 @@ fn budgets_hold(demands: &[Demand], busy_period: Duration) -> bool {
             }
             match demand.every {
                 Every::Interval(interval) => deadline += interval.max(SHORTEST_INTERVAL),
-                Every::Once => break,
+                Every::Once | Every::Changes(_) => break,
             }
         }
         true
@@ -177,7 +177,7 @@ fn due_by(demands: &[Demand], deadline: Duration) -> Duration {
             None => blocking = blocking.max(demand.takes),
             Some(rest) => {
                 due += demand.takes.saturating_mul(match demand.every {
-                    Every::Once => 1,
+                    Every::Once | Every::Changes(_) => 1,
                     Every::Interval(interval) => {
                         let runs = rest.as_nanos() / interval.max(SHORTEST_INTERVAL).as_nanos() + 1;
                         u32::try_from(runs).unwrap_or(u32::MAX)
@@ -194,7 +194,7 @@ fn with_a_dead_unit(demands: &[Demand], dead: &Demand) -> Vec<Demand> {
     let of_unit = |demand: &&Demand| demand.unit == dead.unit;
     let intervals = demands.iter().filter(of_unit).filter_map(|demand| match demand.every {
         Every::Interval(interval) => Some(interval),
-        Every::Once => None,
+        Every::Once | Every::Changes(_) => None,
     });
     let shortest = intervals.min().unwrap_or(LONGEST_PROBE_REST).min(LONGEST_PROBE_REST);
     let rest = dead.fails.saturating_mul(PROBE_REST).clamp(shortest, LONGEST_PROBE_REST);

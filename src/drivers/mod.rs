@@ -1,5 +1,7 @@
 //! Southbound: the seam between a connection's life and its protocol, and the one list of drivers.
 
+use std::hash::{DefaultHasher, Hasher as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use self::fit::Fit;
 use self::modbus::rehearse::{self, Rehearsed};
 use self::modbus::transport::Opener;
 use self::modbus::{ModbusDriver, ModbusPlan};
+use self::opcua::{Identity, OpcuaDriver, OpcuaPlan};
 use crate::mapping::batch::{Batch, DeviceState, Event};
 use crate::mapping::device::{Device, DevicePlan, Read};
 use crate::metrics::{ConnectionMetrics, DeviceMetrics};
@@ -20,6 +23,7 @@ pub mod backoff;
 pub mod bans;
 pub mod fit;
 pub mod modbus;
+pub mod opcua;
 pub mod pace;
 pub mod pause;
 pub mod schedule;
@@ -64,52 +68,86 @@ pub trait Driver {
 pub enum Plan {
     /// Modbus TCP, RTU, RTU over TCP.
     Modbus(ModbusPlan),
+    /// OPC UA.
+    Opcua(OpcuaPlan),
+}
+
+/// What a connection's driver may use that outlives the process.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// What was found out about devices earlier.
+    pub bans: Bans,
+    /// Where certificates are.
+    pub state: Option<PathBuf>,
 }
 
 impl Plan {
     /// Its devices with their reads, in the order of the site file.
-    pub fn devices(&self) -> impl Iterator<Item = (&Device, &[Read])> {
-        let Self::Modbus(plan) = self;
-        plan.devices.iter().map(|planned| (&planned.device, &*planned.reads))
+    pub fn devices(&self) -> Vec<(&Device, &[Read])> {
+        match self {
+            Self::Modbus(plan) => plan.devices.iter().map(|planned| (&planned.device, &*planned.reads)).collect(),
+            Self::Opcua(plan) => plan.devices.iter().map(|planned| (&planned.device, &*planned.reads)).collect(),
+        }
     }
 
     /// What the connection talks through, in words: `tcp 10.0.0.1:502`.
     pub fn link(&self) -> String {
-        let Self::Modbus(plan) = self;
-        plan.config.link.to_string()
+        match self {
+            Self::Modbus(plan) => plan.config.link.to_string(),
+            Self::Opcua(plan) => plan.config.endpoint.to_string(),
+        }
     }
 
     /// What a read exchanges on the wire, in words: `FC4 unit 1: input 0..9 (10)`.
     pub fn describe(&self, device: usize, read: usize) -> String {
-        let Self::Modbus(plan) = self;
-        plan.describe(device, read)
+        match self {
+            Self::Modbus(plan) => plan.describe(device, read),
+            Self::Opcua(plan) => plan.describe(device, read),
+        }
     }
 
     /// Will it fit on the bus?
     pub fn fit(&self) -> Fit {
-        let Self::Modbus(plan) = self;
-        plan.fit()
+        match self {
+            Self::Modbus(plan) => plan.fit(),
+            Self::Opcua(plan) => plan.fit(),
+        }
     }
 
-    /// Does every read until nothing is left to find out about it, or until `deadline`; see [`rehearse::rehearse`].
-    pub async fn rehearse(&self, deadline: Instant) -> (Vec<Vec<Rehearsed>>, Option<LinkLost>) {
-        let Self::Modbus(plan) = self;
+    /// Does every read until nothing is left to find out about it, or until `deadline`; see [`rehearse::rehearse`]. `None`: an OPC UA
+    /// server has nothing to find out, each node is read by itself.
+    pub async fn rehearse(&self, deadline: Instant) -> Option<(Vec<Vec<Rehearsed>>, Option<LinkLost>)> {
+        let Self::Modbus(plan) = self else { return None };
         let opener = Opener::with_rs485(plan.config.rs485);
-        rehearse::rehearse(plan.clone(), opener, deadline).await
+        Some(rehearse::rehearse(plan.clone(), opener, deadline).await)
     }
 
-    /// The connection's life; see [`session::run`]. `metrics` are the devices', in the plan's order; `bans` is what was found
-    /// out about them earlier.
+    /// The connection's life; see [`session::run`]. `metrics` are the devices', in the plan's order.
     pub async fn run(
         self,
         metrics: Vec<Arc<DeviceMetrics>>,
         connection: Arc<ConnectionMetrics>,
         events: mpsc::Sender<Event>,
         stop: CancellationToken,
-        bans: Bans,
+        kept: Kept,
     ) {
-        let Self::Modbus(plan) = self;
-        let driver = ModbusDriver::new(&connection.name, plan, metrics, connection.clone()).with_bans(bans);
-        session::run(driver, events, stop, connection.clone()).await;
+        match self {
+            Self::Modbus(plan) => {
+                let driver = ModbusDriver::new(&connection.name, plan, metrics, connection.clone()).with_bans(kept.bans);
+                session::run(driver, events, stop, connection).await;
+            }
+            Self::Opcua(plan) => {
+                let identity = Identity::of_this_machine(kept.state.as_deref());
+                let driver = OpcuaDriver::new(&connection.name, plan, metrics, identity);
+                session::run(driver, events, stop, connection).await;
+            }
+        }
     }
+}
+
+/// The connection's phase: the same at every start, different for each name.
+fn seed_of(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(name.as_bytes());
+    hasher.finish()
 }

@@ -441,7 +441,7 @@ impl Unit {
 fn interval_of(every: Every) -> Option<Duration> {
     match every {
         Every::Interval(interval) => Some(interval.max(SHORTEST_INTERVAL)),
-        Every::Once => None,
+        Every::Once | Every::Changes(_) => None,
     }
 }
 

@@ -221,6 +221,8 @@ impl<D: Driver> Session<D> {
                 received: now,
                 stamp: Stamp::now(),
                 readings: Err(cause),
+                part: None,
+                uncertain: Vec::new(),
             };
             self.send(Event::Batch(batch)).await?;
         }
@@ -282,6 +284,7 @@ mod tests {
             map: Arc::new(DeviceMap::default()),
             groups: Vec::new(),
             limits: Limits::default(),
+            nodes: Default::default(),
         };
         let (points, publishes) = (vec![PointIx(0)], vec![PointIx(0)]);
         let reads = vec![Read { every: Every::Once, readings: Vec::new(), points, publishes }];

@@ -293,7 +293,7 @@ fn raw(raw: &Raw) -> Option<String> {
         Raw::Uint(number) => Some(number.to_string()),
         Raw::Float32(number) => Decimal::from_f32(*number).map(|number| number.to_string()),
         Raw::Float64(number) => Decimal::from_f64(*number).map(|number| number.to_string()),
-        Raw::Bool(_) | Raw::Text(_) => None,
+        Raw::Bool(_) | Raw::Text(_) | Raw::Json(_) => None,
     }
 }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::device::DevicePlan;
+use super::compiled::{Point, PointIx, Source};
+use super::device::{DevicePlan, Read};
 use crate::model::time::Stamp;
-use crate::model::value::{Cause, Raw};
+use crate::model::value::{Cause, Raw, Status};
 
 /// What a connection's task tells the pipeline.
 #[derive(Debug)]
@@ -37,6 +38,30 @@ pub struct Batch {
     pub stamp: Stamp,
     /// One entry per reading of the read, in its order; or the one cause that all of them share.
     pub readings: Result<Vec<Result<Raw, Cause>>, Cause>,
+    /// What of the read this batch has, where it's not all of it: a notification has what changed.
+    pub part: Option<Box<Read>>,
+    /// Readings, by their index in `readings`, whose value the device gives and is not sure of.
+    pub uncertain: Vec<(usize, Status)>,
+}
+
+impl Batch {
+    /// What was read.
+    pub fn read(&self) -> &Read {
+        self.part.as_deref().unwrap_or(&self.plan.reads[self.read])
+    }
+
+    /// The points whose values are uncertain: those that are nothing but such a reading.
+    pub fn uncertain_points(&self) -> Vec<(PointIx, Status)> {
+        let read = self.read();
+        let status = |point: &Point| {
+            let Source::Reading(ix) = point.source else { return None };
+            let of = |(at, _): &&(usize, Status)| read.readings.get(*at) == Some(&ix);
+            self.uncertain.iter().find(of).map(|(_, status)| *status)
+        };
+        let points = &self.plan.device.map.points;
+        let found = read.publishes.iter().filter_map(|ix| Some((*ix, status(points.get(ix.0 as usize)?)?)));
+        if self.uncertain.is_empty() { Vec::new() } else { found.collect() }
+    }
 }
 
 /// What is known of a device.

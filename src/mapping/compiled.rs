@@ -95,6 +95,8 @@ pub enum Kind {
     Mod10k,
     /// A date and a time of day.
     Datetime(Clock),
+    /// Whatever the OPC UA server sends.
+    Any,
 }
 
 impl Kind {
@@ -111,7 +113,7 @@ impl Kind {
             Self::Int32 | Self::Uint32 | Self::Float32 | Self::Bcd32 => Some(2),
             Self::Int64 | Self::Uint64 | Self::Float64 => Some(4),
             Self::Datetime(clock) => Some(clock.registers()),
-            Self::String | Self::Mod10k => None,
+            Self::String | Self::Mod10k | Self::Any => None,
         }
     }
 }

@@ -25,6 +25,31 @@ pub struct Device {
     pub groups: Vec<Group>,
     /// What its requests must respect.
     pub limits: Limits,
+    /// How its OPC UA nodes are meant.
+    pub nodes: Nodes,
+}
+
+/// How the OPC UA nodes of a device are meant, and watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nodes {
+    /// URI of the namespace of ids and paths that name none; `None`: the namespace of OPC UA itself.
+    pub namespace: Option<Arc<str>>,
+    /// Values of a node that the server keeps between two notifications; 0 and 1: the newest.
+    pub queue: u32,
+    /// What of a node makes a notification.
+    pub trigger: Trigger,
+}
+
+/// What of a node makes a notification (OPC UA Part 4, 7.10, DataChangeTrigger).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trigger {
+    /// Its status.
+    Status,
+    /// Its status or its value.
+    #[default]
+    Value,
+    /// Its status, its value or its source time stamp.
+    Timestamp,
 }
 
 /// Points that are read together.
@@ -43,6 +68,8 @@ pub enum Every {
     Interval(Duration),
     /// Once per connection, repeated until it succeeds.
     Once,
+    /// When it changes; the server looks at it this often (OPC UA's sampling interval).
+    Changes(Duration),
 }
 
 /// What a device's requests must respect.
@@ -68,6 +95,8 @@ pub struct Limits {
     pub refresh: Option<Duration>,
     /// Addresses that the device answers with exception 2: no request may contain one.
     pub refused: Arc<[Stretch]>,
+    /// OPC UA: the largest number of nodes or monitored items of one request; `None`: as the server says.
+    pub max_nodes: Option<u32>,
 }
 
 /// Consecutive addresses that the device gives as a whole only.
@@ -121,6 +150,7 @@ impl Default for Limits {
             blocks: Vec::new(),
             refresh: None,
             refused: Arc::new([]),
+            max_nodes: None,
         }
     }
 }

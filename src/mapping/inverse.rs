@@ -157,7 +157,7 @@ pub(super) fn number_of(setting: &Setting, transform: &Transform, exponent: Opti
     // A label hides its number.
     let unlabelled = Transform { labels: Default::default(), invalid: Vec::new(), ..transform.clone() };
     match apply(&setting.raw, &unlabelled, exponent).ok()? {
-        Value::Bool(_) | Value::Text(_) => None,
+        Value::Bool(_) | Value::Text(_) | Value::Json(_) => None,
         value => decimal_of(&value),
     }
 }
@@ -255,7 +255,7 @@ fn whole(
     };
     let number = match value {
         Value::Text(text) if !transform.labels.is_empty() => i128::from(labelled(text, transform)?),
-        Value::Text(_) | Value::Bool(_) => return Err(Refusal::NotANumber(shown(value))),
+        Value::Text(_) | Value::Json(_) | Value::Bool(_) => return Err(Refusal::NotANumber(shown(value))),
         number => Steps::of(transform, exponent, value)?.number_of(decimal(number)?, low, high)?,
     };
     if !(low..=high).contains(&number) {
@@ -335,15 +335,21 @@ fn span(kind: Kind) -> (i128, i128) {
         Kind::Bcd32 => (0, 99_999_999),
         Kind::Bool => (0, 1),
         // No whole numbers; clocks and mod10k are never written.
-        Kind::Float16 | Kind::Float32 | Kind::Float64 | Kind::String | Kind::Mod10k | Kind::Datetime(_) => {
-            (0, 0)
-        }
+        Kind::Float16
+        | Kind::Float32
+        | Kind::Float64
+        | Kind::String
+        | Kind::Mod10k
+        | Kind::Datetime(_)
+        | Kind::Any => (0, 0),
     }
 }
 
 fn float(value: &Value, kind: Kind, transform: &Transform, exponent: Option<i32>) -> Result<Raw, Refusal> {
     let wanted = match value {
-        Value::Text(_) | Value::Bool(_) => return Err(Refusal::NotANumber(shown(value))),
+        Value::Text(_) | Value::Json(_) | Value::Bool(_) => {
+            return Err(Refusal::NotANumber(shown(value)));
+        }
         number => decimal_of(number),
     };
     let too_many = || Refusal::TooManyDigits(shown(value));
@@ -396,7 +402,7 @@ fn shown(value: &Value) -> String {
         Value::Number(number) => number.to_string(),
         Value::Float32(float) => float.to_string(),
         Value::Float64(float) => float.to_string(),
-        Value::Text(text) => crate::document::scalar::shortened(text),
+        Value::Text(text) | Value::Json(text) => crate::document::scalar::shortened(text),
         Value::Flags(word) => word.to_string(),
     }
 }

@@ -1,4 +1,4 @@
-//! OPC UA node ids as written. Pure; namespaces are resolved by whoever has a session.
+//! OPC UA node ids, browse paths and members as written. Pure; namespaces are resolved by whoever has a session.
 //!
 //! The notation is that of OPC UA Part 6, 5.3.1.10: `ns=2;s=Line1.Speed`, `nsu=http://vendor/uri;i=42`, `i=2258`. A namespace index may
 //! move when a server is changed, its URI doesn't.
@@ -10,18 +10,18 @@ use crate::document::read::{Read, Reader};
 use crate::document::scalar::shortened;
 use crate::document::schema::Schemas;
 use crate::document::types::Text;
-use crate::document::yaml::Node;
+use crate::document::yaml::{Kind, Node};
 
 /// Longest identifier, in characters (OPC UA Part 3, 8.2.4).
 const MAX_IDENTIFIER: usize = 4096;
 
 /// What a pattern can see of a node id.
-const PATTERN: &str = r"^((ns=[0-9]{1,5}|nsu=[^;]+);)?(i=([0-9]|\{\}){1,10}|[sgb]=.+)$";
+const PATTERN: &str = r"^(((ns=[0-9]{1,5}|nsu=[^;]+);)?(i=([0-9]|\{\}){1,10}|[sgb]=.+)|/.+)$";
 
 /// What stands for the number, in the node ids of a range of points.
 pub const NUMBER: &str = "{}";
 
-/// A node id as written.
+/// A node id, or a browse path, as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeId(pub String);
 
@@ -54,7 +54,70 @@ impl NodeId {
     }
 }
 
+/// The part of an array or a structure, as written: `[3]`, `zone.temperature`, `zones[2].temperature`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberPath(pub String);
+
+/// One step into a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'p> {
+    /// A member of a structure.
+    Field(&'p str),
+    /// An element of an array, from 0.
+    Element(usize),
+}
+
+/// The steps of a member path; `None`: it is none.
+pub fn steps(path: &str) -> Option<Vec<Step<'_>>> {
+    let mut steps = Vec::new();
+    for part in path.split('.') {
+        let (name, elements) = part.split_at(part.find('[').unwrap_or(part.len()));
+        match name {
+            // Only at the beginning there is an element of what has no name.
+            "" if elements.is_empty() || !steps.is_empty() => return None,
+            "" => {}
+            name => steps.push(Step::Field(name)),
+        }
+        let mut rest = elements;
+        while let Some(after) = rest.strip_prefix('[') {
+            let (index, after) = after.split_once(']')?;
+            let digits = !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit());
+            steps.push(Step::Element(index.parse().ok().filter(|_| digits)?));
+            rest = after;
+        }
+        if !rest.is_empty() {
+            return None;
+        }
+    }
+    Some(steps)
+}
+
+impl Read for MemberPath {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        const EXAMPLES: &str = "such as '[3]', zone.temperature or zones[2].temperature";
+        // Bare [3] is a list to YAML.
+        if matches!(node.kind, Kind::Sequence(_)) {
+            to.expected(node, "the part of a value").help("in quotes: '[3]'");
+            return None;
+        }
+        let Text(text) = Text::read(node, to)?;
+        if text.chars().count() > MAX_IDENTIFIER || steps(&text).is_none() {
+            let message = format!("'{}' is no part of a value", shortened(&text));
+            to.error(codes::NODE_ID, node, message).help(EXAMPLES);
+            return None;
+        }
+        Some(Self(text))
+    }
+
+    fn schema(_: &mut Schemas) -> Value {
+        json!({ "type": "string", "pattern": r"^[^.\[\]]*(\[[0-9]+\])*(\.[^.\[\]]+(\[[0-9]+\])*)*$", "examples": ["zones[2].temperature"] })
+    }
+}
+
 fn check(text: &str) -> Result<(), &'static str> {
+    if let Some(path) = text.strip_prefix('/') {
+        return check_path(path);
+    }
     let identifier = match text.split_once(';') {
         Some((namespace, identifier)) if namespace.starts_with("ns") => {
             check_namespace(namespace)?;
@@ -75,6 +138,17 @@ fn check(text: &str) -> Result<(), &'static str> {
         _ => return Err("an identifier is i=, s=, g= or b="),
     };
     if fits { Ok(()) } else { Err("i= is a number of 32 bits, s= a text, g= a GUID, b= base64") }
+}
+
+/// Names from one node to the next, divided by slashes.
+fn check_path(path: &str) -> Result<(), &'static str> {
+    if path.chars().count() > MAX_IDENTIFIER {
+        return Err("a path has at most 4096 characters");
+    }
+    match path.split('/').all(|name| !name.is_empty()) {
+        true => Ok(()),
+        false => Err("a path is names from the Objects folder on, such as /Line1/Speed"),
+    }
 }
 
 fn check_namespace(namespace: &str) -> Result<(), &'static str> {
@@ -121,6 +195,26 @@ mod tests {
             "ns=1;b=M/RbKBsRVkePCePcx24oRA==",
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_path_leads_from_the_objects_folder() {
+        assert_eq!(check("/Line1/Speed"), Ok(()));
+        assert_eq!(check("/2:Line1/nsu=http://vendor:Speed"), Err("a path is names from the Objects folder on, such as /Line1/Speed"));
+        for bad in ["/", "//Speed", "/Line1/"] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_member_is_a_way_into_a_value() {
+        use Step::{Element, Field};
+        assert_eq!(steps("[3]"), Some(vec![Element(3)]));
+        assert_eq!(steps("[1][0]"), Some(vec![Element(1), Element(0)]));
+        assert_eq!(steps("zones[2].temp"), Some(vec![Field("zones"), Element(2), Field("temp")]));
+        for bad in ["", ".", "a.", "a..b", "a.[1]", "[x]", "[1", "[+1]", "a[1]b", "[1]b"] {
+            assert_eq!(steps(bad), None, "{bad}");
         }
     }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::example::Example;
-use super::node::NodeId;
+use super::node::{MemberPath, NodeId};
 use super::parameters::Formula;
 use super::points::Points;
 use super::refused::RefusedWords;
@@ -80,6 +80,9 @@ document! {
         /// Addresses that the device answers with exception 2: no point is there, and no request reads over them.
         /// Example: `[{"holding": "100..119"}]`
         optional refused: List<RefusedWords>,
+        /// OPC UA: the URI of the namespace of node ids and paths that name none.
+        /// Example: `http://www.siemens.com/simatic-s7-opcua`
+        optional namespace: Text,
         /// Numbers that a site gives (`with`), by name; a point uses them as $NAME.
         optional parameters: Names<ParameterWords>,
         /// Profiles whose points, limits and other keys this one has too, and changes.
@@ -130,6 +133,9 @@ document! {
         optional functions: List<Int<1, 127>>,
         /// How often the device renews its values: reading them more often yields the same again.
         optional refresh: Interval,
+        /// OPC UA: largest number of nodes or monitored items of one request. Default: as the server says.
+        /// Example: `100`
+        optional max_nodes: Int<1, 100_000>,
     }
 }
 
@@ -194,11 +200,15 @@ document! {
         /// Paper notation, counted from 1: 30001 is the first input register, 400001 the first holding register.
         /// Example: `400001`
         optional r#ref: Int<1, 465_536>,
-        /// OPC UA node id: ns=2;s=Line1.Speed, or with the namespace's URI, nsu=URI;s=….
+        /// OPC UA node id: ns=2;s=Line1.Speed, or with the namespace's URI, nsu=URI;s=…. Or a browse path from the Objects folder:
+        /// /Line1/Speed.
         optional node: NodeId,
+        /// OPC UA: the part of an array or a structure that is the value.
+        /// Example: `zones[2].temperature`
+        optional member: MemberPath,
         /// Other points and their factors.
         optional sum: Names<Formula>,
-        /// What the registers hold.
+        /// What the registers hold. Of an OPC UA node: the type that it must have; without one, any is taken.
         optional r#type: TypeWord,
         /// The bytes as they come on the wire, A the most significant. Default: the profile's.
         optional order: OrderWord,
@@ -274,7 +284,7 @@ impl Point {
     pub fn with_patch(mut self, patch: Self) -> Self {
         if LOCATIONS.iter().any(|key| patch.given(key).is_some()) {
             (self.coil, self.discrete, self.input, self.holding) = (None, None, None, None);
-            (self.r#ref, self.node, self.sum) = (None, None, None);
+            (self.r#ref, self.node, self.member, self.sum) = (None, None, None, None);
         }
         if ["bit", "bits", "mask"].iter().any(|key| patch.given(key).is_some()) {
             (self.bit, self.bits, self.mask) = (None, None, None);

@@ -116,7 +116,7 @@ pub fn decimal_of(value: &Value) -> Option<Decimal> {
         Value::Float32(float) => Decimal::from_f32(*float),
         Value::Float64(float) => Decimal::from_f64(*float),
         Value::Flags(word) => Some(Decimal::from(*word)),
-        Value::Text(_) => None,
+        Value::Text(_) | Value::Json(_) => None,
     }
 }
 
@@ -133,6 +133,7 @@ pub fn apply(raw: &Raw, transform: &Transform, exponent: Option<i32>) -> Result<
         return Err(Cause::Invalid);
     }
     let number = match (raw, &transform.select) {
+        (Raw::Json(json), _) => return Ok(Value::Json(json.as_ref().into())),
         (Raw::Text(text), _) => return Ok(Value::Text(text.as_ref().into())),
         (Raw::Bool(bit), _) => return Ok(labelled(i64::from(*bit), transform).unwrap_or(Value::Bool(*bit))),
         (Raw::Float32(float), _) => {

@@ -1,5 +1,6 @@
 //! Where a value is on its device: addresses as they go on the wire.
 
+use std::fmt;
 use std::sync::Arc;
 
 /// One of Modbus' four tables (Modbus Application Protocol V1.1b3, section 4.3).
@@ -62,8 +63,25 @@ pub enum Place {
         /// Zero-based addresses, as on the wire.
         addresses: Box<[u16]>,
     },
-    /// An OPC UA node id as written; its namespace is resolved at each connect.
-    Node(Arc<str>),
+    /// An OPC UA node.
+    Node(Arc<NodePlace>),
+}
+
+/// An OPC UA node, as written; what its namespace's index is, is known to a session only.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NodePlace {
+    /// A node id (`nsu=http://vendor/uri;s=Line1.Speed`), or a browse path from the Objects folder (`/Line1/Speed`).
+    pub address: Box<str>,
+    /// The part of an array or a structure: `[3]`, `zone.temperature`, `zones[2].temperature`.
+    pub member: Option<Box<str>>,
+}
+
+/// `ns=2;s=Line1`, `ns=2;s=Line1 zones[2].temperature`
+impl fmt::Display for NodePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address)?;
+        self.member.as_ref().map_or(Ok(()), |member| write!(f, " {member}"))
+    }
 }
 
 impl Place {

@@ -20,8 +20,10 @@ pub enum Raw {
     Float32(f32),
     /// float64.
     Float64(f64),
-    /// string.
+    /// string, and whatever OPC UA gives as text.
     Text(Box<str>),
+    /// An array or a structure, as valid JSON.
+    Json(Box<str>),
 }
 
 /// A mapped value: what is published.
@@ -37,6 +39,8 @@ pub enum Value {
     Float64(f64),
     /// A string, or the label of an enum.
     Text(Arc<str>),
+    /// An array or a structure, as valid JSON.
+    Json(Arc<str>),
     /// The word of a point with named `bits`; the names are the point's.
     Flags(u64),
 }
@@ -50,7 +54,7 @@ impl Value {
             Self::Float32(f) => Some(f64::from(*f)),
             Self::Float64(f) => Some(*f),
             Self::Flags(w) => Some(*w as f64),
-            Self::Text(_) => None,
+            Self::Text(_) | Self::Json(_) => None,
         }
     }
 }
@@ -78,6 +82,34 @@ pub enum Cause {
     Torn,
     /// A value that this one is computed from is bad.
     Dependency,
+    /// The value is not of the type that the map says.
+    WrongType,
+    /// The OPC UA server says that it's bad, and why (OPC UA Part 4, 7.39).
+    Status(Status),
+}
+
+/// An OPC UA status code with its symbolic name, as far as the specification has one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Status {
+    /// All 32 bits.
+    pub code: u32,
+    /// `BadNodeIdUnknown`, `UncertainLastUsableValue`, …
+    pub name: Option<&'static str>,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name {
+            Some(name) => f.write_str(name),
+            None => write!(f, "0x{:08X}", self.code),
+        }
+    }
+}
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl fmt::Display for Cause {
@@ -93,6 +125,8 @@ impl fmt::Display for Cause {
             Self::OutOfRange => f.write_str("out of range"),
             Self::Torn => f.write_str("torn"),
             Self::Dependency => f.write_str("dependency"),
+            Self::WrongType => f.write_str("wrong type"),
+            Self::Status(status) => status.fmt(f),
         }
     }
 }

@@ -62,6 +62,7 @@ pub fn write_value(value: &Value, point: &Point, out: &mut Vec<u8>) {
         },
         Value::Float64(float) => write_float(float, out),
         Value::Text(label) => text(label, out),
+        Value::Json(json) => out.extend_from_slice(json.as_bytes()),
         Value::Flags(word) => {
             let names: &[_] = if let Select::Flags(names) = &point.transform.select { names } else { &[] };
             out.push(b'{');

@@ -114,7 +114,7 @@ impl Pipeline {
         let Self { identity, routes, devices, samples, slots, payload } = self;
         let device = remembered(devices, &batch.plan, identity, routes);
         let plan = &batch.plan;
-        let (map, read) = (&plan.device.map, &plan.reads[batch.read]);
+        let (map, read) = (&plan.device.map, batch.read());
         samples.clear();
         match &batch.readings {
             Ok(readings) => {

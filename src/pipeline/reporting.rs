@@ -82,7 +82,7 @@ impl Reporting {
 fn until_next(every: Every) -> Duration {
     match every {
         Every::Interval(interval) => interval,
-        Every::Once => Duration::ZERO,
+        Every::Once | Every::Changes(_) => Duration::ZERO,
     }
 }
 

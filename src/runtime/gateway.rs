@@ -17,9 +17,9 @@ use super::explain::{ExplainedConnection, ExplainedDevice, Explainer};
 use super::state;
 use super::supervisor::{keep, panic_text};
 use crate::config::plan::{self as config, Protocol, Route, SinkConfig, Site};
-use crate::drivers::Plan;
-use crate::drivers::bans::Bans;
 use crate::drivers::modbus::ModbusPlan;
+use crate::drivers::opcua::OpcuaPlan;
+use crate::drivers::{Kept, Plan};
 use crate::mapping::batch::Event;
 use crate::metrics::{ConnectionMetrics, DeviceMetrics, Metrics, RouteMetrics};
 use crate::model::message::{Kind, Message};
@@ -66,10 +66,10 @@ impl Connection {
         &self,
         events: &mpsc::Sender<Event>,
         stop: &CancellationToken,
-        bans: &Bans,
+        kept: &Kept,
     ) -> impl Future<Output = ()> + Send + use<> {
         let plan = self.plan.clone();
-        plan.run(self.devices.clone(), self.metrics.clone(), events.clone(), stop.clone(), bans.clone())
+        plan.run(self.devices.clone(), self.metrics.clone(), events.clone(), stop.clone(), kept.clone())
     }
 }
 
@@ -94,13 +94,12 @@ impl Gateway {
             metrics.devices.extend(counted.iter().cloned());
             let counts = Arc::new(ConnectionMetrics { name: name.into(), ..ConnectionMetrics::default() });
             metrics.connections.push(counts.clone());
-            let Protocol::Modbus(modbus) = protocol;
-            match ModbusPlan::compile(modbus, devices) {
-                Ok(plan) => connections.push(Connection {
-                    plan: Plan::Modbus(plan),
-                    metrics: counts,
-                    devices: counted,
-                }),
+            let plan = match protocol {
+                Protocol::Modbus(config) => ModbusPlan::compile(config, devices).map(Plan::Modbus),
+                Protocol::Opcua(config) => Ok(Plan::Opcua(OpcuaPlan::compile(config, devices))),
+            };
+            match plan {
+                Ok(plan) => connections.push(Connection { plan, metrics: counts, devices: counted }),
                 Err(found) => errors.extend(found.iter().map(ToString::to_string)),
             }
         }
@@ -157,10 +156,11 @@ impl Gateway {
         let _control = self.start_control();
         let (mut forwarders, stop_forwarders, inputs) = self.start_forwarders();
         let (bans, keeper) = state::keep(self.state.clone()).await;
+        let kept = Kept { bans, state: self.state.clone() };
         let (events, received) = mpsc::channel(EVENTS);
         let mut pipeline = tokio::spawn(pipeline::run(self.identity.clone(), inputs, received));
         let stop_sessions = stop.child_token();
-        let mut sessions = self.start_sessions(events, &stop_sessions, bans);
+        let mut sessions = self.start_sessions(events, &stop_sessions, kept);
 
         let failure = tokio::select! {
             // First: a stop ends the sessions, and the pipeline with them.
@@ -213,7 +213,7 @@ impl Gateway {
 
     fn explainer(&self) -> Explainer {
         let connections = self.connections.iter().map(|connection| {
-            let devices = connection.plan.devices().zip(&connection.devices);
+            let devices = connection.plan.devices().into_iter().zip(&connection.devices);
             ExplainedConnection {
                 link: connection.plan.link(),
                 planned_load: connection.plan.fit().load,
@@ -239,14 +239,14 @@ impl Gateway {
         self,
         events: mpsc::Sender<Event>,
         stop: &CancellationToken,
-        bans: Bans,
+        kept: Kept,
     ) -> JoinSet<()> {
         let mut sessions = JoinSet::new();
         for connection in self.connections {
-            let (events, stop, bans) = (events.clone(), stop.clone(), bans.clone());
+            let (events, stop, kept) = (events.clone(), stop.clone(), kept.clone());
             sessions.spawn(async move {
                 let Connection { metrics, .. } = &connection;
-                keep(&metrics.name, &metrics.restarts, &stop, || connection.session(&events, &stop, &bans))
+                keep(&metrics.name, &metrics.restarts, &stop, || connection.session(&events, &stop, &kept))
                     .await;
             });
         }

@@ -21,6 +21,7 @@ use tokio_serial::SerialStream;
 
 use self::server::Units;
 use self::unit::Unit;
+use crate::drivers::modbus::config::ModbusConfig;
 use crate::config::examples::Proven;
 use crate::config::plan::{Connection, Protocol, Site};
 use crate::drivers::modbus::config::Link;
@@ -98,8 +99,9 @@ impl Simulation {
             Self { addresses: BTreeMap::new(), _tasks: JoinSet::new(), _line_ends: Vec::new() };
         let mut networks = 0;
         for connection in &site.connections {
+            let Protocol::Modbus(config) = &connection.protocol else { continue };
             let units = units(connection, proven, options);
-            let address = simulation.serve(connection, units, options, networks).await.map_err(|cause| {
+            let address = simulation.serve(config, units, options, networks).await.map_err(|cause| {
                 io::Error::new(cause.kind(), format!("connection '{}': {cause}", connection.name))
             })?;
             networks += u16::from(matches!(address, Address::Tcp(_)));
@@ -110,12 +112,11 @@ impl Simulation {
 
     async fn serve(
         &mut self,
-        connection: &Connection,
+        config: &ModbusConfig,
         units: BTreeMap<u8, Option<Unit>>,
         options: &Options,
         networks: u16,
     ) -> io::Result<Address> {
-        let Protocol::Modbus(config) = &connection.protocol;
         match &config.link {
             Link::Tcp { host, port } => {
                 let listener = listen(host, *port, options, networks).await?;
@@ -142,7 +143,7 @@ impl Simulation {
     /// Puts the addresses of the simulated connections into the site.
     pub fn redirect(&self, site: &mut Site) {
         for connection in &mut site.connections {
-            let Protocol::Modbus(config) = &mut connection.protocol;
+            let Protocol::Modbus(config) = &mut connection.protocol else { continue };
             // A pseudo-terminal has no transceiver.
             config.rs485 = None;
             match (&mut config.link, self.addresses.get(&connection.name)) {

@@ -93,7 +93,7 @@ fn course(point: &Point, reading: &Reading, words: &BTreeMap<Cell, u16>, at: usi
         Raw::Uint(number) => number as f64,
         Raw::Float32(float) => f64::from(float),
         Raw::Float64(float) => float,
-        Raw::Bool(_) | Raw::Text(_) => return None,
+        Raw::Bool(_) | Raw::Text(_) | Raw::Json(_) => return None,
     };
     let is_whole = !matches!(reading.decode.kind, Kind::Float16 | Kind::Float32 | Kind::Float64);
     let course = if counts(point.unit.as_deref().unwrap_or_default()) {
@@ -176,7 +176,7 @@ fn raw_of(kind: Kind, value: f64) -> Option<Raw> {
         }
         Kind::Float16 | Kind::Float32 => Some(Raw::Float32(value as f32)),
         Kind::Float64 => Some(Raw::Float64(value)),
-        Kind::String | Kind::Mod10k | Kind::Datetime(_) => None,
+        Kind::String | Kind::Mod10k | Kind::Datetime(_) | Kind::Any => None,
     }
 }
 

@@ -26,7 +26,9 @@ pub async fn live(connections: &[Connection], within: Duration, as_json: bool) -
     let all = connections.iter().zip(told.into_iter().map(|(_, told)| told));
     let mut answered = true;
     let mut shown = Vec::new();
-    for (connection, (reads, lost)) in all {
+    for (connection, told) in all {
+        // An OPC UA server has nothing to rehearse: it answers for each node by itself.
+        let Some((reads, lost)) = told else { continue };
         let is_answered = |read: &Rehearsed| matches!(read.told, Some((_, Ok(()))));
         answered &= lost.is_none() && reads.iter().flatten().all(is_answered);
         if as_json {
@@ -47,7 +49,7 @@ fn planned<'c>(
     reads: &'c [Vec<Rehearsed>],
 ) -> impl Iterator<Item = (&'c Device, &'c Read, Duration, String, &'c Rehearsed)> {
     let plan = &connection.plan;
-    let devices: Vec<(&Device, &[Read])> = plan.devices().collect();
+    let devices = plan.devices();
     plan.fit().reads.into_iter().map(move |fitted| {
         let demand = fitted.demand;
         let (device, of_device) = devices[demand.device];

@@ -137,7 +137,7 @@ pub fn number(raw: &Raw) -> Option<Decimal> {
         Raw::Uint(number) => Some(Decimal::from(*number)),
         Raw::Float32(float) => Decimal::from_f32(*float),
         Raw::Float64(float) => Decimal::from_f64(*float),
-        Raw::Bool(_) | Raw::Text(_) => None,
+        Raw::Bool(_) | Raw::Text(_) | Raw::Json(_) => None,
     }
 }
 

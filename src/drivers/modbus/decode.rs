@@ -55,6 +55,8 @@ pub fn registers(decode: &Decode, words: &[u8]) -> Result<Raw, Cause> {
         Float64 => Raw::Float64(f64::from_be_bytes(ordered(decode.order, words)?)),
         Bcd16 => Raw::Uint(bcd(&ordered::<2>(decode.order, words)?)?),
         Bcd32 => Raw::Uint(bcd(&ordered::<4>(decode.order, words)?)?),
+        // Registers have a type.
+        Any => return Err(Cause::WrongType),
         String => Raw::Text(text(decode, words)),
         Mod10k => Raw::Uint(mod10k(decode.order, words)?),
         Datetime(clock) => Raw::Text(match clock.format {

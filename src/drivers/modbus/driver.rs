@@ -6,7 +6,6 @@
 //! - On a network, a link on which nobody answers any more is presumed dead (half open) and given up.
 
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +25,7 @@ use super::window::Window;
 use crate::drivers::bans::Bans;
 use crate::drivers::pace::Pace;
 use crate::drivers::schedule::{Entry, Next, Schedule};
-use crate::drivers::{Driver, LinkLost, backoff};
+use crate::drivers::{Driver, LinkLost, backoff, seed_of};
 use crate::mapping::batch::{Batch, DeviceState};
 use crate::mapping::device::DevicePlan;
 use crate::metrics::{ConnectionMetrics, DeviceMetrics};
@@ -211,6 +210,8 @@ impl<O: Open> ModbusDriver<O> {
             received: fetched.received,
             stamp: Stamp::now(),
             readings,
+            part: None,
+            uncertain: Vec::new(),
         }))
     }
 
@@ -371,13 +372,6 @@ impl<O: Open> Driver for ModbusDriver<O> {
     fn disconnect(&mut self) {
         self.close();
     }
-}
-
-/// The connection's phase: the same at every start, different for each name.
-fn seed_of(name: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(name.as_bytes());
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -192,6 +192,7 @@ fn device(unit: u8, every: Duration) -> Device {
         map: Arc::new(DeviceMap { readings, points: vec![point(0), point(1)], writes: Vec::new() }),
         groups: vec![Group { every: Every::Interval(every), points: vec![PointIx(0), PointIx(1)] }],
         limits: Limits::default(),
+        nodes: Default::default(),
     }
 }
 

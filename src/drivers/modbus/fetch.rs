@@ -245,7 +245,7 @@ fn most_spent(plan: &DevicePlan, every: Every) -> Duration {
     let within = plan.device.budget.within;
     match every {
         Every::Interval(interval) => interval.min(within) / EXTRA_SHARE,
-        Every::Once => within / EXTRA_SHARE,
+        Every::Once | Every::Changes(_) => within / EXTRA_SHARE,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::mapping::write::Target;
 use crate::mapping::written::{Access, OrderWord, TypeWord, ZoneWord};
 use crate::model::decimal::Decimal;
 use crate::model::diagnostic::{Diagnostics, Span};
-use crate::model::place::Place;
+use crate::model::place::{NodePlace, Place};
 use crate::model::value::Raw;
 
 /// The name of the rate of points that name none.
@@ -75,8 +75,7 @@ pub fn draft(
     let (key, span) = location(name, point, found)?;
     let source = match key {
         "sum" => sum(point, defaults, found).map(|source| (source, None)),
-        "node" => node_reading(name, point, found)
-            .map(|(reading, kind)| (DraftSource::Reading(reading), Some(kind))),
+        "node" => node_reading(point, found).map(|(reading, kind)| (DraftSource::Reading(reading), kind)),
         _ => reading(name, point, defaults, span, found)
             .map(|(reading, kind)| (DraftSource::Reading(reading), Some(kind))),
     };
@@ -203,8 +202,8 @@ fn refused<'l>(place: &Place, limits: &'l Limits) -> Option<&'l Stretch> {
 }
 
 fn sum(point: &Point, defaults: &Defaults, found: &mut Diagnostics) -> Option<DraftSource> {
-    const NOT_HERE: [&str; 13] = [
-        "type", "order", "bit", "bits", "mask", "byte", "invalid", "length", "chars", "alone", "write",
+    const NOT_HERE: [&str; 14] = [
+        "member", "type", "order", "bit", "bits", "mask", "byte", "invalid", "length", "chars", "alone", "write",
         "format", "zone",
     ];
     forbid(point, &NOT_HERE, "a sum, which reads other points", found);
@@ -222,17 +221,19 @@ fn sum(point: &Point, defaults: &Defaults, found: &mut Diagnostics) -> Option<Dr
     Some(DraftSource::Sum(parts.collect::<Option<_>>()?))
 }
 
-/// The reading of an OPC UA node, and its type. The server sends a value with its type: nothing is cut or ordered.
-fn node_reading(name: &At<String>, point: &Point, found: &mut Diagnostics) -> Option<(Reading, TypeWord)> {
+/// The reading of an OPC UA node, and its type, where the map gives one. The server sends a value with its type: nothing is cut or ordered.
+fn node_reading(point: &Point, found: &mut Diagnostics) -> Option<(Reading, Option<TypeWord>)> {
     const OF_REGISTERS: [&str; 7] = ["order", "byte", "length", "chars", "format", "zone", "alone"];
     const NOT_THERE: [TypeWord; 4] = [TypeWord::Float16, TypeWord::Bcd16, TypeWord::Bcd32, TypeWord::Mod10k];
     forbid(point, &OF_REGISTERS, "an OPC UA node", found);
     let id = point.node.as_ref()?;
+    let address = id.value.0.as_str().into();
+    let member = point.member.as_ref().map(|member| member.value.0.as_str().into());
+    let place = Place::Node(Arc::new(NodePlace { address, member }));
+    let of = |kind| Decode { kind, order: Order::Abcd, byte: None, chars: Chars::Both };
     let Some(at) = &point.r#type else {
-        found
-            .error(codes::NO_TYPE, &name.span, format!("point '{}' is a node and has no type", name.value))
-            .help("such as type: float32 for Float, int32 for Int32, uint8 for Byte, bool for Boolean");
-        return None;
+        forbid(point, &["bit", "bits", "mask", "invalid"], "a node without a type", found);
+        return Some((Reading { place, decode: of(Kind::Any) }, None));
     };
     if NOT_THERE.contains(&at.value) {
         let message = format!("OPC UA has no type '{}'", at.word());
@@ -242,8 +243,7 @@ fn node_reading(name: &At<String>, point: &Point, found: &mut Diagnostics) -> Op
     if at.value == TypeWord::Bool {
         forbid(point, &["bit", "bits", "mask"], "a bool", found);
     }
-    let decode = Decode { kind: at.value.kind(), order: Order::Abcd, byte: None, chars: Chars::Both };
-    Some((Reading { place: Place::Node(id.value.0.as_str().into()), decode }, at.value))
+    Some((Reading { place, decode: of(at.value.kind()) }, Some(at.value)))
 }
 
 /// The reading of a register or bit, and its type.
@@ -254,6 +254,7 @@ fn reading(
     span: &Span,
     found: &mut Diagnostics,
 ) -> Option<(Reading, TypeWord)> {
+    forbid(point, &["member"], "a register or a bit: it is for OPC UA nodes", found);
     let spot = spot(point, defaults.address_base, found);
     let table = spot.as_ref().map(Spot::table);
     if table.is_some_and(|table| table.is_bits()) || point.coil.is_some() || point.discrete.is_some() {

@@ -179,5 +179,6 @@ pub fn limits(base: device::Limits, patch: &Limits) -> device::Limits {
         blocks: base.blocks,
         refresh: patch.refresh.as_ref().map(|d| d.0).or(base.refresh),
         refused: base.refused,
+        max_nodes: patch.max_nodes.as_ref().map(|n| n.0 as u32).or(base.max_nodes),
     }
 }

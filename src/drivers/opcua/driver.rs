@@ -1,0 +1,697 @@
+//! The driver: polls what is due, takes what is notified, watches whether anything still comes, and asks again for what is bad.
+//!
+//! A node that does not exist, has another type or can't be read is a bad point and nothing else. Each session begins anew: a link that
+//! broke may lead to another server, whose namespaces have other indices.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use opcua::types::{
+    DataChangeNotification, DataValue, MonitoredItemCreateResult, NotificationMessage, PublishResponse, StatusChangeNotification,
+    StatusCode, SubscriptionAcknowledgement,
+};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::gather::{Gather, Gathered};
+use super::link::{Channel, Failure, Identity, Link};
+use super::nodes::Nodes;
+use super::plan::OpcuaPlan;
+use super::services::{OperationLimits, value_of};
+use super::subscription::{self, Item, ItemState, PULSE_HANDLE, Silence, Subscription, Target};
+use super::values::{quality, status};
+use crate::drivers::schedule::{Entry, Health, Next, Outcome, Schedule};
+use crate::drivers::{Driver, LinkLost, seed_of};
+use crate::mapping::batch::{Batch, DeviceState};
+use crate::mapping::device::{DevicePlan, Every};
+use crate::metrics::DeviceMetrics;
+use crate::model::place::Place;
+use crate::model::time::Stamp;
+use crate::model::value::{Cause, Status};
+
+/// The longest wait between two tries to connect: a server that is back is seen within 5 s.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// Publish requests that wait at the server for each subscription: while one answer is on its way, the next is under way.
+const PUBLISHES_PER_SUBSCRIPTION: usize = 2;
+
+/// All together at most; small servers take few.
+const MOST_PUBLISHES: usize = 10;
+
+/// How long a publish request may wait at the server.
+const PUBLISH_LIMIT: Duration = Duration::from_secs(60);
+
+/// What is bad is asked for again after this long, then after twice as long, and so on.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What is bad is asked for again at least this often.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// Requests in a row without an answer that end a link.
+const TIMEOUTS: u32 = 3;
+
+/// Lost notifications that are asked for again; beyond, the subscription is made anew.
+const MOST_REPUBLISHED: u32 = 100;
+
+type Published = Result<Box<PublishResponse>, Failure>;
+
+/// One connection to one server.
+pub struct OpcuaDriver {
+    plan: OpcuaPlan,
+    identity: Identity,
+    devices: Vec<Arc<DevicePlan>>,
+    schedule: Schedule,
+    items: Vec<Item>,
+    subscriptions: Vec<Subscription>,
+    /// By device and read; only of those that are watched.
+    gathers: HashMap<(usize, usize), Gather>,
+    session: Option<Session>,
+    changes: VecDeque<(usize, DeviceState)>,
+    ready: VecDeque<Batch>,
+    /// What has been said of addresses.
+    told: BTreeSet<String>,
+}
+
+/// What lasts as long as a link.
+struct Session {
+    link: Link,
+    limits: OperationLimits,
+    nodes: Nodes,
+    /// Publish requests that wait at the server; gone with the session.
+    publishing: JoinSet<Published>,
+    /// Requests in a row without an answer.
+    timeouts: u32,
+    /// When to ask again for what is bad, and how long to wait after that.
+    retry: (Instant, Duration),
+}
+
+/// What is to be done.
+pub enum Due {
+    /// A batch is ready.
+    Ready,
+    /// An entry of the schedule.
+    Poll {
+        /// Its index.
+        entry: usize,
+        /// Due times that passed.
+        missed: u64,
+    },
+    /// A publish request has its answer.
+    Published(Published),
+    /// A subscription may be silent.
+    Watch,
+    /// What is bad may be good by now.
+    Retry,
+}
+
+impl OpcuaDriver {
+    /// A driver. `metrics` are the devices', in the plan's order.
+    pub fn new(name: &str, plan: OpcuaPlan, metrics: Vec<Arc<DeviceMetrics>>, identity: Identity) -> Self {
+        let mut devices = Vec::with_capacity(plan.devices.len());
+        let mut entries = Vec::new();
+        for (ix, (planned, metrics)) in plan.devices.iter().zip(metrics).enumerate() {
+            let (device, reads) = (planned.device.clone(), planned.reads.clone());
+            let polled = reads.iter().enumerate().filter(|(_, read)| !matches!(read.every, Every::Changes(_)));
+            entries.extend(polled.map(|(read, plan)| Entry {
+                device: ix,
+                read,
+                // The server is the one that falls silent, whoever's nodes are asked for.
+                unit: 0,
+                every: plan.every,
+                budget: device.budget.within,
+            }));
+            devices.push(Arc::new(DevicePlan { device, reads, metrics }));
+        }
+        let (items, samplings) = items(&devices);
+        let mut gathers = HashMap::new();
+        for (device, plan) in devices.iter().enumerate() {
+            let watched = plan.reads.iter().enumerate().filter(|(_, read)| matches!(read.every, Every::Changes(_)));
+            gathers.extend(watched.map(|(ix, read)| ((device, ix), Gather::new(&plan.device.map, read))));
+        }
+        Self {
+            plan,
+            identity,
+            schedule: Schedule::new(entries, seed_of(name), Instant::now()),
+            subscriptions: subscription::by_sampling(samplings.into_iter().enumerate()),
+            items,
+            gathers,
+            devices,
+            session: None,
+            changes: VecDeque::new(),
+            ready: VecDeque::new(),
+            told: BTreeSet::new(),
+        }
+    }
+
+    /// A session that is ready: addresses resolved, everything watched.
+    async fn begin(&mut self) -> Result<(), LinkLost> {
+        let link = Link::open(&self.plan.config, &self.identity).await?;
+        let (channel, limit) = (link.channel().clone(), link.timeout());
+        let limits = channel.operation_limits(limit).await;
+        let nodes = Nodes::resolve(&self.devices, &channel, limits, limit, &mut self.told).await.map_err(unusable)?;
+        let retry = (Instant::now() + RETRY, RETRY);
+        let mut session = Session { link, limits, nodes, publishing: JoinSet::new(), timeouts: 0, retry };
+        self.register(&mut session).await?;
+        self.gathers.values_mut().for_each(Gather::forget);
+        for at in 0..self.subscriptions.len() {
+            self.subscriptions[at].is_second = false;
+            self.subscribe(&session, at).await.map_err(unusable)?;
+        }
+        let publishes = (PUBLISHES_PER_SUBSCRIPTION * self.subscriptions.len()).min(MOST_PUBLISHES);
+        (0..publishes).for_each(|_| session.publish(Vec::new()));
+        self.session = Some(session);
+        Ok(())
+    }
+
+    /// Polled nodes get ids that the server reads faster. A server that doesn't want to keeps the old ones.
+    async fn register(&self, session: &mut Session) -> Result<(), LinkLost> {
+        let mut wanted = Vec::new();
+        for (device, plan) in self.devices.iter().enumerate() {
+            let polled = plan.reads.iter().filter(|read| matches!(read.every, Every::Interval(_)));
+            for reading in polled.flat_map(|read| &read.readings) {
+                let reading = reading.0 as usize;
+                if let Ok(id) = session.nodes.of(device, reading) {
+                    wanted.push((device, reading, id.clone()));
+                }
+            }
+        }
+        for part in wanted.chunks(session.limits.register) {
+            let ids = part.iter().map(|(_, _, id)| id.clone()).collect();
+            match session.link.channel().register(ids, session.link.timeout()).await {
+                Ok(ids) => {
+                    part.iter().zip(ids).for_each(|((device, reading, _), id)| session.nodes.replace(*device, *reading, id));
+                }
+                Err(Failure::Lost(code)) => return Err(unusable(Failure::Lost(code))),
+                Err(_) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates a subscription with all its items.
+    async fn subscribe(&mut self, session: &Session, at: usize) -> Result<(), Failure> {
+        let (channel, limit) = (session.link.channel(), session.link.timeout());
+        let subscription = &mut self.subscriptions[at];
+        subscription.create(channel, limit).await?;
+        let items = subscription.items.clone();
+        let pulse = channel.monitor(subscription.id, vec![subscription.pulse_item()], limit).await?;
+        if pulse.iter().any(|result| result.status_code.is_bad()) {
+            tracing::warn!("the server's clock can't be watched: a dead subscription is noticed by its keep-alives only");
+        }
+        items.iter().for_each(|item| self.items[*item].state = ItemState::New);
+        self.monitor(session, at, &items).await
+    }
+
+    /// Has the server watch these items of a subscription. What it can't watch is a bad value.
+    async fn monitor(&mut self, session: &Session, at: usize, items: &[usize]) -> Result<(), Failure> {
+        let mut found: Vec<(usize, Cause)> = Vec::new();
+        let mut wanted = Vec::new();
+        for ix in items {
+            let item = &self.items[*ix];
+            match session.nodes.of(item.device, item.reading) {
+                Ok(_) => wanted.push((*ix, item.deadband.is_some())),
+                Err(cause) => found.push((*ix, cause)),
+            }
+        }
+        let most = |ix: usize| self.devices[self.items[ix].device].device.limits.max_nodes;
+        let most = items.iter().filter_map(|ix| most(*ix)).min().map_or(usize::MAX, |most| most as usize);
+        let mut size = session.limits.monitor.min(most).max(1);
+        let mut unfiltered = Vec::new();
+        while !wanted.is_empty() {
+            let part: Vec<_> = wanted.drain(..wanted.len().min(size)).collect();
+            match self.monitor_part(session, at, &part).await {
+                Ok(results) => {
+                    for ((ix, filtered), result) in part.into_iter().zip(results) {
+                        let code = result.status_code;
+                        if code.is_bad() && filtered {
+                            unfiltered.push((ix, false));
+                        } else if code.is_bad() {
+                            found.push((ix, Cause::Status(status(code))));
+                        } else {
+                            self.items[ix].state = ItemState::Awaited;
+                        }
+                    }
+                }
+                Err(Failure::Refused(StatusCode::BadTooManyOperations)) if size > 1 => {
+                    size = size.div_ceil(2);
+                    wanted.splice(..0, part);
+                }
+                Err(Failure::Refused(code)) => {
+                    found.extend(part.iter().map(|(ix, _)| (*ix, Cause::Status(status(code)))));
+                }
+                Err(failure) => return Err(failure),
+            }
+            if wanted.is_empty() {
+                wanted.append(&mut unfiltered);
+            }
+        }
+        for (ix, cause) in found {
+            self.is_bad(ix, cause);
+        }
+        self.flush(Instant::now());
+        Ok(())
+    }
+
+    async fn monitor_part(
+        &self,
+        session: &Session,
+        at: usize,
+        part: &[(usize, bool)],
+    ) -> Result<Vec<MonitoredItemCreateResult>, Failure> {
+        let subscription = &self.subscriptions[at];
+        let mut requests = Vec::with_capacity(part.len());
+        for (ix, filtered) in part {
+            let item = &self.items[*ix];
+            let Ok(node) = session.nodes.of(item.device, item.reading) else { continue };
+            let handle = u32::try_from(*ix).unwrap_or(PULSE_HANDLE);
+            requests.push(subscription::item_request(item, node, handle, subscription.sampling, *filtered));
+        }
+        session.link.channel().monitor(subscription.id, requests, session.link.timeout()).await
+    }
+
+    /// A bad item is told when it is news.
+    fn is_bad(&mut self, ix: usize, cause: Cause) {
+        let is_known = self.items[ix].state == ItemState::Bad(cause);
+        self.items[ix].state = ItemState::Bad(cause);
+        if !is_known {
+            self.take(ix, Err(cause), None, Instant::now());
+        }
+    }
+
+    /// Gives a value to all who want it.
+    fn take(&mut self, ix: usize, raw: Result<crate::model::value::Raw, Cause>, uncertain: Option<Status>, now: Instant) {
+        let Self { items, gathers, devices, ready, .. } = self;
+        let Some((last, others)) = items[ix].targets.split_last() else { return };
+        let mut give = |target: &Target, raw| {
+            let gather = gathers.get_mut(&(target.device, target.read));
+            if let Some(gathered) = gather.and_then(|gather| gather.take(target.slot, raw, uncertain)) {
+                ready.push_back(batch(&devices[target.device], target.read, gathered, now));
+            }
+        };
+        others.iter().for_each(|target| give(target, raw.clone()));
+        give(last, raw);
+    }
+
+    /// Makes batches of all that was taken.
+    fn flush(&mut self, now: Instant) {
+        // In the order of the site file, whatever the map's order is.
+        let mut keys: Vec<_> = self.gathers.keys().copied().collect();
+        keys.sort_unstable();
+        for (device, read) in keys {
+            if let Some(gathered) = self.gathers.get_mut(&(device, read)).and_then(Gather::flush) {
+                self.ready.push_back(batch(&self.devices[device], read, gathered, now));
+            }
+        }
+    }
+
+    /// One poll: as many requests as the server's limits make of it.
+    async fn poll(&mut self, entry: usize, missed: u64) -> Result<Option<Batch>, LinkLost> {
+        let Entry { device, read, .. } = self.schedule.entry(entry);
+        let plan = self.devices[device].clone();
+        plan.metrics.missed_ticks.add(missed);
+        let Some(session) = &mut self.session else { return Err(gone()) };
+        let started = Instant::now();
+        let outcome = session.read(&plan, device, read).await;
+        let received = Instant::now();
+        let (result, answered) = match outcome {
+            Ok(values) => (Ok(values), Outcome::Answered),
+            Err(Failure::Refused(code)) => (Err(Cause::Status(status(code))), Outcome::Refused),
+            Err(Failure::Timeout) => (Err(Cause::Timeout), Outcome::Failed { cost: Duration::ZERO }),
+            Err(Failure::Lost(code)) => return Err(LinkLost(format!("the session is over: {code}"))),
+        };
+        match answered {
+            Outcome::Answered => plan.metrics.answered.inc(),
+            Outcome::Failed { .. } => plan.metrics.timeouts.inc(),
+            _ => plan.metrics.exceptions.inc(),
+        }
+        session.timeouts = if matches!(answered, Outcome::Failed { .. }) { session.timeouts + 1 } else { 0 };
+        if session.timeouts >= TIMEOUTS {
+            return Err(LinkLost(format!("the server has not answered {TIMEOUTS} requests")));
+        }
+        match self.schedule.done(entry, received, answered) {
+            Some(Health::Sick) => self.all_are(DeviceState::Offline(Cause::Timeout)),
+            Some(Health::Well) => self.all_are(DeviceState::Online),
+            None => {}
+        }
+        let (readings, uncertain) = match result {
+            Ok(values) => (Ok(values.0), values.1),
+            Err(cause) => (Err(cause), Vec::new()),
+        };
+        Ok(Some(Batch { plan, read, started, received, stamp: Stamp::now(), readings, part: None, uncertain }))
+    }
+
+    fn all_are(&mut self, state: DeviceState) {
+        self.changes.extend((0..self.devices.len()).map(|device| (device, state)));
+    }
+
+    /// The answer of a publish request: its values, and the next request.
+    async fn published(&mut self, published: Published) -> Result<(), LinkLost> {
+        let response = match published {
+            Ok(response) => response,
+            // One less waits at the server from now on.
+            Err(Failure::Refused(StatusCode::BadTooManyPublishRequests)) => return Ok(()),
+            Err(Failure::Refused(StatusCode::BadNoSubscription)) => {
+                return Err(LinkLost("the server has lost our subscriptions".into()));
+            }
+            Err(Failure::Timeout) => {
+                self.publish_again(Vec::new());
+                return Ok(());
+            }
+            Err(failure) => return Err(LinkLost(format!("the session is over: {failure}"))),
+        };
+        let now = Instant::now();
+        let PublishResponse { subscription_id, notification_message, .. } = *response;
+        let Some(at) = self.subscriptions.iter().position(|known| known.id == subscription_id) else {
+            // Of one that has been deleted.
+            self.publish_again(Vec::new());
+            return Ok(());
+        };
+        self.subscriptions[at].heard(now);
+        let number = notification_message.sequence_number;
+        let has_values = notification_message.notification_data.as_ref().is_some_and(|data| !data.is_empty());
+        let mut acknowledged = Vec::new();
+        if has_values {
+            acknowledged.push(SubscriptionAcknowledgement { subscription_id, sequence_number: number });
+        }
+        self.publish_again(acknowledged);
+        if !has_values {
+            return Ok(());
+        }
+        let missing = number.wrapping_sub(self.subscriptions[at].next);
+        if missing > u32::MAX / 2 {
+            // It has been asked for again, and was taken then.
+            return Ok(());
+        }
+        if missing > 0 && !self.republish(at, missing).await? {
+            let lost = missing;
+            tracing::warn!(lost, "notifications got lost: everything is read anew");
+            return self.resubscribe(at).await;
+        }
+        self.subscriptions[at].next = number.wrapping_add(1).max(1);
+        let is_over = self.notified(at, notification_message, now);
+        self.flush(now);
+        match is_over {
+            Some(code) => {
+                tracing::warn!(reason = %code, "the server has ended a subscription");
+                self.resubscribe(at).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn publish_again(&mut self, acknowledged: Vec<SubscriptionAcknowledgement>) {
+        self.session.iter_mut().for_each(|session| session.publish(acknowledged.clone()));
+    }
+
+    /// Asks for lost notifications again. `false`: the server does not have them any more.
+    async fn republish(&mut self, at: usize, missing: u32) -> Result<bool, LinkLost> {
+        let (id, first) = (self.subscriptions[at].id, self.subscriptions[at].next);
+        if missing > MOST_REPUBLISHED {
+            return Ok(false);
+        }
+        for number in 0..missing {
+            let number = first.wrapping_add(number);
+            let Some(session) = &self.session else { return Err(gone()) };
+            match session.link.channel().republish(id, number, session.link.timeout()).await {
+                Ok(response) => {
+                    let now = Instant::now();
+                    self.notified(at, response.notification_message.clone(), now);
+                    self.flush(now);
+                }
+                Err(Failure::Lost(code)) => return Err(LinkLost(format!("the session is over: {code}"))),
+                Err(_) => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes what a notification says; the status with which the server ends the subscription, if it does.
+    fn notified(&mut self, at: usize, message: NotificationMessage, now: Instant) -> Option<StatusCode> {
+        let mut is_over = None;
+        for data in message.notification_data.unwrap_or_default() {
+            if let Some(change) = data.inner_as::<StatusChangeNotification>() {
+                is_over = change.status.is_bad().then_some(change.status);
+                continue;
+            }
+            let Some(changes) = data.into_inner_as::<DataChangeNotification>() else { continue };
+            for change in changes.monitored_items.unwrap_or_default() {
+                if change.client_handle == PULSE_HANDLE {
+                    self.subscriptions[at].pulsed(now);
+                } else {
+                    self.changed(change.client_handle as usize, &change.value, now);
+                }
+            }
+        }
+        is_over
+    }
+
+    fn changed(&mut self, ix: usize, value: &DataValue, now: Instant) {
+        let Some(item) = self.items.get_mut(ix) else { return };
+        item.state = ItemState::Watched;
+        let (kind, device, reading) = (item.kind, item.device, item.reading);
+        let plan = &self.devices[device];
+        let Place::Node(place) = &plan.device.map.readings[reading].place else { return };
+        let quality = quality(value, kind, place.member.as_deref(), None);
+        self.take(ix, quality.raw, quality.uncertain, now);
+    }
+
+    /// Deletes a subscription and creates it anew: everything in it comes again.
+    async fn resubscribe(&mut self, at: usize) -> Result<(), LinkLost> {
+        let Some(session) = self.session.take() else { return Err(gone()) };
+        let _ = session.link.channel().unsubscribe(self.subscriptions[at].id, session.link.timeout()).await;
+        let created = self.subscribe(&session, at).await;
+        self.session = Some(session);
+        created.map_err(unusable)
+    }
+
+    /// Looks at the subscriptions whose silence may have lasted too long.
+    async fn watch(&mut self) -> Result<(), LinkLost> {
+        let now = Instant::now();
+        for at in 0..self.subscriptions.len() {
+            let awaits = self.awaits_first(at);
+            let Some(silence) = self.subscriptions[at].silence(now, awaits) else { continue };
+            let is_second = std::mem::replace(&mut self.subscriptions[at].is_second, true);
+            let has_any = self.subscriptions[at].items.iter().any(|ix| self.items[*ix].state == ItemState::Watched);
+            match silence {
+                Silence::Dead => return Err(LinkLost("the server sends no keep-alives any more".into())),
+                Silence::NoValues | Silence::NoFirstValues if is_second && !has_any => {
+                    return Err(LinkLost("the server sends keep-alives, and no values".into()));
+                }
+                Silence::NoFirstValues if has_any => self.give_up_awaited(at),
+                Silence::NoValues if is_second => {
+                    return Err(LinkLost("the server sends keep-alives, and no values".into()));
+                }
+                Silence::NoValues | Silence::NoFirstValues => {
+                    tracing::warn!("a subscription sends keep-alives and no values: it is made anew");
+                    self.resubscribe(at).await?;
+                    self.subscriptions[at].is_second = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nodes that the server has promised to watch and says nothing of, while others come.
+    fn give_up_awaited(&mut self, at: usize) {
+        for ix in self.subscriptions[at].items.clone() {
+            if self.items[ix].state == ItemState::Awaited {
+                self.is_bad(ix, Cause::Timeout);
+            }
+        }
+        self.flush(Instant::now());
+    }
+
+    fn awaits_first(&self, at: usize) -> bool {
+        self.subscriptions[at].items.iter().any(|ix| self.items[*ix].state == ItemState::Awaited)
+    }
+
+    /// Asks again for what is bad: the server may have it by now.
+    async fn retry(&mut self) -> Result<(), LinkLost> {
+        let Some(mut session) = self.session.take() else { return Err(gone()) };
+        let wait = session.retry.1;
+        session.retry = (Instant::now() + wait, (wait * 2).min(LONGEST_RETRY));
+        let outcome = self.retry_in(&mut session).await;
+        self.session = Some(session);
+        outcome.map_err(unusable)
+    }
+
+    async fn retry_in(&mut self, session: &mut Session) -> Result<(), Failure> {
+        let is_bad = |item: &Item| matches!(item.state, ItemState::Bad(_));
+        if !self.items.iter().any(is_bad) {
+            return Ok(());
+        }
+        let (channel, limit) = (session.link.channel().clone(), session.link.timeout());
+        let limits = session.limits;
+        match Nodes::resolve(&self.devices, &channel, limits, limit, &mut self.told).await {
+            Ok(nodes) => session.nodes = nodes,
+            Err(Failure::Lost(code)) => return Err(Failure::Lost(code)),
+            Err(_) => return Ok(()),
+        }
+        for at in 0..self.subscriptions.len() {
+            let bad: Vec<_> = self.subscriptions[at].items.iter().copied().filter(|ix| is_bad(&self.items[*ix])).collect();
+            if !bad.is_empty() {
+                self.monitor(session, at, &bad).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Session {
+    fn publish(&mut self, acknowledged: Vec<SubscriptionAcknowledgement>) {
+        let channel: Arc<Channel> = self.link.channel().clone();
+        self.publishing.spawn(async move { channel.publish(acknowledged, PUBLISH_LIMIT).await });
+    }
+
+    /// The values of one read, in the order of its readings, and which of them are uncertain.
+    async fn read(&self, plan: &DevicePlan, device: usize, read: usize) -> Result<(Readings, Vec<(usize, Status)>), Failure> {
+        let readings = &plan.reads[read].readings;
+        let mut values: Readings = Vec::with_capacity(readings.len());
+        let mut asked = Vec::new();
+        for (slot, ix) in readings.iter().enumerate() {
+            match self.nodes.of(device, ix.0 as usize) {
+                Ok(node) => {
+                    asked.push((slot, value_of(node)));
+                    values.push(Err(Cause::Timeout));
+                }
+                Err(cause) => values.push(Err(cause)),
+            }
+        }
+        let most = plan.device.limits.max_nodes.map_or(usize::MAX, |most| most as usize);
+        let limit = self.link.timeout().min(plan.device.budget.within);
+        let mut uncertain = Vec::new();
+        for part in asked.chunks(self.limits.read.min(most).max(1)) {
+            let nodes = part.iter().map(|(_, node)| node.clone()).collect();
+            for ((slot, _), value) in part.iter().zip(self.link.channel().read(nodes, limit).await?) {
+                let reading = &plan.device.map.readings[readings[*slot].0 as usize];
+                let Place::Node(place) = &reading.place else { continue };
+                let quality = quality(&value, reading.decode.kind, place.member.as_deref(), None);
+                values[*slot] = quality.raw;
+                uncertain.extend(quality.uncertain.map(|status| (*slot, status)));
+            }
+        }
+        Ok((values, uncertain))
+    }
+}
+
+type Readings = Vec<Result<crate::model::value::Raw, Cause>>;
+
+impl Driver for OpcuaDriver {
+    type Due = Due;
+
+    fn devices(&self) -> &[Arc<DevicePlan>] {
+        &self.devices
+    }
+
+    fn longest_wait(&self) -> Duration {
+        LONGEST_WAIT
+    }
+
+    async fn connect(&mut self) -> Result<(), LinkLost> {
+        self.ready.clear();
+        self.begin().await?;
+        self.schedule.restart(Instant::now());
+        self.all_are(DeviceState::Online);
+        Ok(())
+    }
+
+    async fn due(&mut self) -> Due {
+        if !self.ready.is_empty() || !self.changes.is_empty() {
+            return Due::Ready;
+        }
+        let silence = (0..self.subscriptions.len()).map(|at| self.subscriptions[at].patience(self.awaits_first(at))).min();
+        let Some(session) = &mut self.session else { return Due::Ready };
+        let poll = async {
+            loop {
+                match self.schedule.next(Instant::now()) {
+                    Next::Due { entry, missed } => return Due::Poll { entry, missed },
+                    Next::At(at) => sleep_until(at).await,
+                    Next::Never => std::future::pending().await,
+                }
+            }
+        };
+        let silent = async {
+            match silence {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(Ok(published)) = session.publishing.join_next() => Due::Published(published),
+            () = silent => Due::Watch,
+            () = sleep_until(session.retry.0) => Due::Retry,
+            due = poll => due,
+        }
+    }
+
+    async fn read(&mut self, due: Due) -> Result<Option<Batch>, LinkLost> {
+        if self.session.is_none() {
+            return Err(gone());
+        }
+        match due {
+            Due::Ready => {}
+            Due::Poll { entry, missed } => return self.poll(entry, missed).await,
+            Due::Published(published) => self.published(published).await?,
+            Due::Watch => self.watch().await?,
+            Due::Retry => self.retry().await?,
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    fn state_change(&mut self) -> Option<(usize, DeviceState)> {
+        self.changes.pop_front()
+    }
+
+    fn disconnect(&mut self) {
+        self.ready.clear();
+        if let Some(session) = self.session.take() {
+            // The server has few sessions to give. It ends in a second at most, whether the server hears it or not.
+            tokio::spawn(session.link.close());
+        }
+    }
+}
+
+/// What is watched, and how often each is sampled: a reading once for each interval that it's wanted at.
+fn items(devices: &[Arc<DevicePlan>]) -> (Vec<Item>, Vec<Duration>) {
+    let (mut items, mut samplings): (Vec<Item>, Vec<Duration>) = (Vec::new(), Vec::new());
+    let mut known: HashMap<(usize, usize, Duration), usize> = HashMap::new();
+    for (device, plan) in devices.iter().enumerate() {
+        for (read, of) in plan.reads.iter().enumerate() {
+            let Every::Changes(sampling) = of.every else { continue };
+            for (slot, reading) in of.readings.iter().enumerate() {
+                let reading = reading.0 as usize;
+                let at = *known.entry((device, reading, sampling)).or_insert_with(|| {
+                    items.push(Item {
+                        device,
+                        reading,
+                        kind: plan.device.map.readings[reading].decode.kind,
+                        deadband: subscription::deadband(&plan.device.map, reading),
+                        trigger: plan.device.nodes.trigger,
+                        queue: plan.device.nodes.queue.max(1),
+                        targets: Vec::new(),
+                        state: ItemState::New,
+                    });
+                    samplings.push(sampling);
+                    items.len() - 1
+                });
+                items[at].targets.push(Target { device, read, slot });
+            }
+        }
+    }
+    (items, samplings)
+}
+
+fn batch(plan: &Arc<DevicePlan>, read: usize, gathered: Gathered, now: Instant) -> Batch {
+    let Gathered { part, readings, uncertain } = gathered;
+    Batch { plan: plan.clone(), read, started: now, received: now, stamp: Stamp::now(), readings: Ok(readings), part, uncertain }
+}
+
+fn unusable(failure: Failure) -> LinkLost {
+    LinkLost(format!("the session can't be used: {failure}"))
+}
+
+fn gone() -> LinkLost {
+    LinkLost("there is no session".into())
+}

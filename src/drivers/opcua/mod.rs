@@ -1,0 +1,20 @@
+//! OPC UA: one session with one server, whose nodes make one or several devices.
+//!
+//! [`link`] has a session for as long as it lasts, [`services`] the requests, [`nodes`] what the addresses of a site mean to this session,
+//! [`subscription`] what is watched, [`driver`] what becomes of all that.
+
+pub mod address;
+pub mod config;
+mod driver;
+mod gather;
+mod link;
+mod nodes;
+mod plan;
+pub mod security;
+mod services;
+mod subscription;
+mod values;
+
+pub use driver::OpcuaDriver;
+pub use link::Identity;
+pub use plan::OpcuaPlan;

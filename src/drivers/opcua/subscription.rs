@@ -1,0 +1,268 @@
+//! Subscriptions of one session: what is watched, what has come, and whether anything still comes.
+//!
+//! - One subscription for each sampling interval; the publishing interval is the same.
+//! - An open link proves nothing: each subscription watches the server's clock too, which changes all the time. Keep-alives without
+//!   the clock's values mean that the subscription is dead.
+//! - Notifications have numbers without holes (OPC UA Part 4, 5.14.1.1). One that is missing is asked for again; if the server
+//!   no longer has it, the subscription is made anew, which yields the present value of everything.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use opcua::types::{
+    DataChangeFilter, DataChangeTrigger, ExtensionObject, MonitoredItemCreateRequest, MonitoringMode,
+    MonitoringParameters, NodeId, VariableId,
+};
+use tokio::time::Instant;
+
+use super::link::{Channel, Failure};
+use super::services::{millis, value_of};
+use crate::mapping::compiled::{DeviceMap, Kind};
+use crate::mapping::device::Trigger;
+use crate::model::value::Cause;
+
+/// A keep-alive comes about this often when there's nothing else.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
+
+/// Without us the server keeps a subscription for about this long.
+const LIFETIME: Duration = Duration::from_secs(60);
+
+/// How often the server's clock is looked at.
+const PULSE: Duration = Duration::from_secs(1);
+
+/// The client handle of the server's clock; items have theirs from 0 on.
+pub const PULSE_HANDLE: u32 = u32::MAX;
+
+/// Beyond what it should take at most, an answer may take this long.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Values of the clock after which its silence means something: there are servers whose clock node stands still.
+const PULSES_TO_TRUST: u32 = 3;
+
+/// Where a value goes: a reading of one read of one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Index of the device on its connection.
+    pub device: usize,
+    /// Index of the read in its device's plan.
+    pub read: usize,
+    /// Index of the reading in its read.
+    pub slot: usize,
+}
+
+/// A node that is watched.
+#[derive(Debug)]
+pub struct Item {
+    /// Index of the device on its connection.
+    pub device: usize,
+    /// Index of the reading in its device's map.
+    pub reading: usize,
+    /// The type that it must have.
+    pub kind: Kind,
+    /// How far it must move before the server tells.
+    pub deadband: Option<f64>,
+    /// What makes a notification.
+    pub trigger: Trigger,
+    /// Values kept between two notifications.
+    pub queue: u32,
+    /// Who wants it.
+    pub targets: Vec<Target>,
+    /// What is known of it in the present session.
+    pub state: ItemState,
+}
+
+/// What is known of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ItemState {
+    /// Nothing yet.
+    New,
+    /// The server watches it; its first value has not come.
+    Awaited,
+    /// Values come.
+    Watched,
+    /// The server can't, and why.
+    Bad(Cause),
+}
+
+/// One subscription.
+#[derive(Debug)]
+pub struct Subscription {
+    /// The sampling interval that is wanted.
+    pub sampling: Duration,
+    /// Indices of its items.
+    pub items: Vec<usize>,
+    /// The server's number for it.
+    pub id: u32,
+    /// The next notification's number.
+    pub next: u32,
+    /// Between two answers at most.
+    keep_alive: Duration,
+    /// When anything came last.
+    heard: Instant,
+    /// When the server's clock came last, and how often it has come.
+    pulse: (Instant, u32),
+    /// The first values of all items are here by then.
+    first_by: Instant,
+    /// It has been made anew since values last came.
+    pub is_second: bool,
+}
+
+/// Which of a subscription's silences has lasted too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// Not even a keep-alive came.
+    Dead,
+    /// Keep-alives came, and no values.
+    NoValues,
+    /// Some first values did not come.
+    NoFirstValues,
+}
+
+impl Subscription {
+    /// Not created yet.
+    pub fn new(sampling: Duration, items: Vec<usize>) -> Self {
+        let now = Instant::now();
+        Self {
+            sampling,
+            items,
+            id: 0,
+            next: 1,
+            keep_alive: KEEP_ALIVE,
+            heard: now,
+            pulse: (now, 0),
+            first_by: now,
+            is_second: false,
+        }
+    }
+
+    /// Creates it on the server, without items.
+    pub async fn create(&mut self, channel: &Channel, limit: Duration) -> Result<(), Failure> {
+        let keep_alive = count(KEEP_ALIVE, self.sampling);
+        // At least three keep-alives (OPC UA Part 4, 5.14.2.2).
+        let lifetime = count(LIFETIME, self.sampling).max(3 * keep_alive);
+        let created = channel.subscribe(self.sampling, lifetime, keep_alive, limit).await?;
+        let publishing = duration(created.revised_publishing_interval);
+        if publishing > self.sampling.mul_f64(1.01) {
+            tracing::warn!(asked = ?self.sampling, publishing = ?publishing, "the server publishes less often than asked for");
+        }
+        let now = Instant::now();
+        self.id = created.subscription_id;
+        self.next = 1;
+        self.keep_alive = publishing.saturating_mul(created.revised_max_keep_alive_count.max(1)).min(LIFETIME);
+        (self.heard, self.pulse) = (now, (now, 0));
+        self.first_by = now + 2 * publishing.max(self.sampling) + limit + GRACE;
+        Ok(())
+    }
+
+    /// The item that watches the server's clock.
+    pub fn pulse_item(&self) -> MonitoredItemCreateRequest {
+        let node = NodeId::from(VariableId::Server_ServerStatus_CurrentTime);
+        request(&node, PULSE_HANDLE, PULSE.max(self.sampling), 1, ExtensionObject::null())
+    }
+
+    /// An answer came.
+    pub fn heard(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
+    /// The server's clock came.
+    pub fn pulsed(&mut self, now: Instant) {
+        self.pulse = (now, self.pulse.1.saturating_add(1));
+        if self.pulse.1 >= PULSES_TO_TRUST {
+            self.is_second = false;
+        }
+    }
+
+    /// When to look for a silence.
+    pub fn patience(&self, awaits_first: bool) -> Instant {
+        let dead = self.heard + self.keep_alive.mul_f64(1.5) + GRACE;
+        let first = awaits_first.then_some(self.first_by);
+        [Some(dead), self.pulse_by(), first].into_iter().flatten().min().unwrap_or(dead)
+    }
+
+    /// Has a silence lasted too long?
+    pub fn silence(&self, now: Instant, awaits_first: bool) -> Option<Silence> {
+        if now >= self.heard + self.keep_alive.mul_f64(1.5) + GRACE {
+            return Some(Silence::Dead);
+        }
+        if self.pulse_by().is_some_and(|by| now >= by) {
+            return Some(Silence::NoValues);
+        }
+        (awaits_first && now >= self.first_by).then_some(Silence::NoFirstValues)
+    }
+
+    fn pulse_by(&self) -> Option<Instant> {
+        let every = PULSE.max(self.sampling) + self.sampling;
+        (self.pulse.1 >= PULSES_TO_TRUST).then_some(self.pulse.0 + 3 * every + GRACE)
+    }
+}
+
+/// What is to be created on the server for an item.
+pub fn item_request(item: &Item, node: &NodeId, handle: u32, sampling: Duration, filtered: bool) -> MonitoredItemCreateRequest {
+    let trigger = match item.trigger {
+        Trigger::Status => DataChangeTrigger::Status,
+        Trigger::Value => DataChangeTrigger::StatusValue,
+        Trigger::Timestamp => DataChangeTrigger::StatusValueTimestamp,
+    };
+    // 1 is absolute, 0 is none (OPC UA Part 4, 7.22.2).
+    let (deadband_type, deadband_value) = item.deadband.filter(|_| filtered).map_or((0, 0.0), |size| (1, size));
+    let filter = match (item.trigger, deadband_type) {
+        // The default of the protocol, which every server has.
+        (Trigger::Value, 0) => ExtensionObject::null(),
+        _ => ExtensionObject::from_message(DataChangeFilter { trigger, deadband_type, deadband_value }),
+    };
+    request(node, handle, sampling, item.queue, filter)
+}
+
+fn request(node: &NodeId, handle: u32, sampling: Duration, queue: u32, filter: ExtensionObject) -> MonitoredItemCreateRequest {
+    MonitoredItemCreateRequest {
+        item_to_monitor: value_of(node),
+        monitoring_mode: MonitoringMode::Reporting,
+        requested_parameters: MonitoringParameters {
+            client_handle: handle,
+            sampling_interval: millis(sampling),
+            filter,
+            queue_size: queue,
+            discard_oldest: true,
+        },
+    }
+}
+
+/// The deadband of a reading in the node's own unit, where the server can apply it: of a plain number that one point is made from.
+pub fn deadband(map: &DeviceMap, reading: usize) -> Option<f64> {
+    use crate::mapping::compiled::{Deadband, Select, Source};
+    let mut users = map.points.iter().filter(|point| point.source == Source::Reading(crate::mapping::compiled::ReadingIx(reading as u32)));
+    let (Some(point), None) = (users.next(), users.next()) else { return None };
+    let number = matches!(
+        map.readings[reading].decode.kind,
+        Kind::Int8 | Kind::Int16 | Kind::Int32 | Kind::Int64 | Kind::Uint8 | Kind::Uint16 | Kind::Uint32 | Kind::Uint64 | Kind::Float32 | Kind::Float64
+    );
+    let plain = number && point.transform.select == Select::Whole && point.transform.scale_from.is_none() && point.smooth.is_none();
+    match &point.deadband {
+        Some(Deadband::Absolute(size)) if plain => {
+            let scale = point.transform.scale.map_or(1.0, |scale| scale.to_f64().abs());
+            Some(size.to_f64() / scale).filter(|size| size.is_finite() && *size > 0.0)
+        }
+        _ => None,
+    }
+}
+
+/// So many publishing intervals make so long a time; at least 1.
+fn count(time: Duration, interval: Duration) -> u32 {
+    let count = time.as_nanos() / interval.as_nanos().max(1);
+    u32::try_from(count).unwrap_or(u32::MAX).clamp(1, 100_000)
+}
+
+/// A duration as servers give it; nonsense becomes a day.
+fn duration(millis: f64) -> Duration {
+    Duration::try_from_secs_f64(millis / 1e3).unwrap_or(Duration::from_secs(86_400))
+}
+
+/// Items by their sampling interval.
+pub fn by_sampling(items: impl Iterator<Item = (usize, Duration)>) -> Vec<Subscription> {
+    let mut groups: BTreeMap<Duration, Vec<usize>> = BTreeMap::new();
+    for (item, sampling) in items {
+        groups.entry(sampling).or_default().push(item);
+    }
+    groups.into_iter().map(|(sampling, items)| Subscription::new(sampling, items)).collect()
+}
