@@ -119,7 +119,7 @@ impl Printer {
         if self.json {
             let mut out = Vec::new();
             let prefix = encode::prefix(&self.site, &device.name);
-            encode::data(&prefix, batch.stamp, 0, self.seq, points, samples.iter(), &mut out);
+            encode::data(&prefix, batch.stamp, 0, self.seq, points, samples.iter(), &batch.uncertain_points(), &mut out);
             self.seq += 1;
             outln!("{}", String::from_utf8_lossy(&out));
             return;
@@ -127,7 +127,10 @@ impl Printer {
         for (ix, value) in &samples {
             let point = &points[ix.0 as usize];
             let (value, quality) = match value {
-                Ok(value) => (shown(value, point), "good".to_string()),
+                Ok(value) => {
+                    let uncertain = batch.uncertain_points().iter().find(|(at, _)| at == ix).map(|(_, status)| status.to_string());
+                    (shown(value, point), uncertain.unwrap_or_else(|| "good".to_string()))
+                }
                 Err(cause) => ("-".to_string(), cause.to_string()),
             };
             let unit = point.unit.as_deref().unwrap_or("");

@@ -4,11 +4,11 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::mapping::compiled::{Point, Select};
+use crate::mapping::compiled::{Point, PointIx, Select};
 use crate::mapping::transform::Sample;
 use crate::model::decimal::whole_f32;
 use crate::model::time::Stamp;
-use crate::model::value::{Cause, Value};
+use crate::model::value::{Cause, Status, Value};
 
 /// The part of a device's messages that never changes: `{"site":"bakery","device":"main","ts":"`.
 pub fn prefix(site: &str, device: &str) -> Vec<u8> {
@@ -20,7 +20,7 @@ pub fn prefix(site: &str, device: &str) -> Vec<u8> {
     out
 }
 
-/// A data message. `samples` are those to publish.
+/// A data message. `samples` are those to publish, `uncertain` those of them whose value the device is not sure of.
 pub fn data<'a>(
     prefix: &[u8],
     stamp: Stamp,
@@ -28,6 +28,7 @@ pub fn data<'a>(
     seq: u64,
     points: &[Point],
     samples: impl Iterator<Item = &'a Sample> + Clone,
+    uncertain: &[(PointIx, Status)],
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(prefix);
@@ -47,6 +48,15 @@ pub fn data<'a>(
         }
         key(&points[ix.0 as usize].name, &mut first, out);
         write_cause(*cause, out);
+    }
+    out.extend_from_slice(if first { b"" } else { b"}" });
+    let mut first = true;
+    for (ix, status) in uncertain {
+        if first {
+            out.extend_from_slice(b",\"uncertain\":{");
+        }
+        key(&points[ix.0 as usize].name, &mut first, out);
+        let _ = write!(Bytes(out), "\"{status}\"");
     }
     out.extend_from_slice(if first { b"}" } else { b"}}" });
 }
@@ -119,7 +129,7 @@ impl fmt::Write for Bytes<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mapping::compiled::{PointIx, ReadingIx, Source, Transform};
+    use crate::mapping::compiled::{ReadingIx, Source, Transform};
     use crate::model::decimal::Decimal;
     use proptest::prelude::*;
 
@@ -155,7 +165,7 @@ mod tests {
         ];
         let stamp = Stamp::from_unix_micros(1_763_812_800_123_000).unwrap();
         let mut out = Vec::new();
-        data(&prefix("bakery", "main"), stamp, 7, 4711, &points, samples.iter(), &mut out);
+        data(&prefix("bakery", "main"), stamp, 7, 4711, &points, samples.iter(), &[], &mut out);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             r#"{"site":"bakery","device":"main","ts":"2025-11-22T12:00:00.123Z","epoch":7,"seq":4711,"values":{"voltage_l1":230.4,"state":"pro\"ducing","status":{"run":false,"fault":true}},"bad":{"grid_power":"timeout"}}"#

@@ -20,13 +20,12 @@ use super::nodes::Nodes;
 use super::plan::OpcuaPlan;
 use super::services::{OperationLimits, value_of};
 use super::subscription::{self, Item, ItemState, PULSE_HANDLE, Silence, Subscription, Target};
-use super::values::{quality, status};
+use super::values::status;
 use crate::drivers::schedule::{Entry, Health, Next, Outcome, Schedule};
 use crate::drivers::{Driver, LinkLost, seed_of};
 use crate::mapping::batch::{Batch, DeviceState};
 use crate::mapping::device::{DevicePlan, Every};
 use crate::metrics::DeviceMetrics;
-use crate::model::place::Place;
 use crate::model::time::Stamp;
 use crate::model::value::{Cause, Status};
 
@@ -449,10 +448,9 @@ impl OpcuaDriver {
     fn changed(&mut self, ix: usize, value: &DataValue, now: Instant) {
         let Some(item) = self.items.get_mut(ix) else { return };
         item.state = ItemState::Watched;
-        let (kind, device, reading) = (item.kind, item.device, item.reading);
-        let plan = &self.devices[device];
-        let Place::Node(place) = &plan.device.map.readings[reading].place else { return };
-        let quality = quality(value, kind, place.member.as_deref(), None);
+        let (device, reading) = (item.device, item.reading);
+        let Some(session) = &self.session else { return };
+        let quality = session.nodes.quality(&self.devices[device], device, reading, value);
         self.take(ix, quality.raw, quality.uncertain, now);
     }
 
@@ -564,9 +562,7 @@ impl Session {
         for part in asked.chunks(self.limits.read.min(most).max(1)) {
             let nodes = part.iter().map(|(_, node)| node.clone()).collect();
             for ((slot, _), value) in part.iter().zip(self.link.channel().read(nodes, limit).await?) {
-                let reading = &plan.device.map.readings[readings[*slot].0 as usize];
-                let Place::Node(place) = &reading.place else { continue };
-                let quality = quality(&value, reading.decode.kind, place.member.as_deref(), None);
+                let quality = self.nodes.quality(plan, device, readings[*slot].0 as usize, &value);
                 values[*slot] = quality.raw;
                 uncertain.extend(quality.uncertain.map(|status| (*slot, status)));
             }
@@ -666,7 +662,6 @@ fn items(devices: &[Arc<DevicePlan>]) -> (Vec<Item>, Vec<Duration>) {
                     items.push(Item {
                         device,
                         reading,
-                        kind: plan.device.map.readings[reading].decode.kind,
                         deadband: subscription::deadband(&plan.device.map, reading),
                         trigger: plan.device.nodes.trigger,
                         queue: plan.device.nodes.queue.max(1),

@@ -13,6 +13,7 @@ mod plan;
 pub mod security;
 mod services;
 mod subscription;
+mod types;
 mod values;
 
 pub use driver::OpcuaDriver;

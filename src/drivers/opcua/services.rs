@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use opcua::core::{RequestMessage, ResponseMessage};
 use opcua::types::{
-    AttributeId, BrowsePath, BrowsePathResult, CreateMonitoredItemsRequest, CreateSubscriptionRequest,
+    AttributeId, BrowseDescription, BrowseDirection, BrowseNextRequest, BrowsePath, BrowsePathResult, BrowseRequest, CreateMonitoredItemsRequest, CreateSubscriptionRequest,
     CreateSubscriptionResponse, DataValue, DeleteSubscriptionsRequest, MonitoredItemCreateRequest,
-    MonitoredItemCreateResult, NodeId, PublishRequest, PublishResponse, QualifiedName, ReadRequest, ReadValueId,
-    RegisterNodesRequest, RepublishRequest, RepublishResponse, StatusCode, SubscriptionAcknowledgement,
-    TimestampsToReturn, TranslateBrowsePathsToNodeIdsRequest, VariableId, Variant,
+    MonitoredItemCreateResult, NodeId, PublishRequest, PublishResponse, QualifiedName, ReadRequest, ReadValueId, ReferenceDescription, ReferenceTypeId, RegisterNodesRequest,
+    RepublishRequest, RepublishResponse, StatusCode, SubscriptionAcknowledgement,
+    TimestampsToReturn, TranslateBrowsePathsToNodeIdsRequest, VariableId, Variant, ViewDescription,
 };
 
 use super::link::{Channel, Failure};
 
 /// Things in one request where the server gives no limit of its own.
 const MOST_PER_REQUEST: usize = 1_000;
+
+/// References of one node that are followed.
+const MOST_REFERENCES: usize = 100_000;
 
 /// How many things one request may have (OPC UA Part 5, 6.3.11, OperationLimits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +128,51 @@ impl Channel {
         let count = nodes.len();
         let request = RegisterNodesRequest { request_header: self.header(limit), nodes_to_register: Some(nodes) };
         all(answer!(self.request(request, limit).await, RegisterNodes)?.registered_node_ids, count)
+    }
+
+    /// Browse and BrowseNext (Part 4, 5.9.2 and 5.9.3): where references of one type, and of its subtypes, lead from a node.
+    pub async fn references(
+        &self,
+        node: &NodeId,
+        reference: ReferenceTypeId,
+        direction: BrowseDirection,
+        limit: Duration,
+    ) -> Result<Vec<ReferenceDescription>, Failure> {
+        let description = BrowseDescription {
+            node_id: node.clone(),
+            browse_direction: direction,
+            reference_type_id: reference.into(),
+            include_subtypes: true,
+            // All classes, all that is to be known of the target.
+            node_class_mask: 0,
+            result_mask: 0x3F,
+        };
+        let request = BrowseRequest {
+            request_header: self.header(limit),
+            view: ViewDescription::default(),
+            requested_max_references_per_node: MOST_PER_REQUEST as u32,
+            nodes_to_browse: Some(vec![description]),
+        };
+        let mut results = all(answer!(self.request(request, limit).await, Browse)?.results, 1)?;
+        let mut found = Vec::new();
+        while let Some(result) = results.pop() {
+            if result.status_code.is_bad() {
+                return Err(Failure::Refused(result.status_code));
+            }
+            found.extend(result.references.unwrap_or_default());
+            let point = result.continuation_point;
+            let is_last = point.is_null_or_empty() || found.len() >= MOST_REFERENCES;
+            let request = BrowseNextRequest {
+                request_header: self.header(limit),
+                release_continuation_points: is_last,
+                continuation_points: Some(vec![point.clone()]),
+            };
+            if !point.is_null_or_empty() {
+                let answer = answer!(self.request(request, limit).await, BrowseNext)?;
+                results = if is_last { Vec::new() } else { all(answer.results, 1)? };
+            }
+        }
+        Ok(found)
     }
 
     /// CreateSubscription (Part 4, 5.14.2).

@@ -57,8 +57,6 @@ pub struct Item {
     pub device: usize,
     /// Index of the reading in its device's map.
     pub reading: usize,
-    /// The type that it must have.
-    pub kind: Kind,
     /// How far it must move before the server tells.
     pub deadband: Option<f64>,
     /// What makes a notification.
