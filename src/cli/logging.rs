@@ -23,7 +23,10 @@ pub enum LogFormat {
 /// Starts logging. `TAKTBUS_LOG` (for instance `info,taktbus::drivers=debug`) overrides `level`.
 pub fn start(format: LogFormat, level: LevelFilter) {
     // What libraries log is for their developers; our own state changes say what users need.
-    let default = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("taktbus", level).with_target("opcua", LevelFilter::OFF);
+    let default = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("taktbus", level)
+        .with_target("opcua", LevelFilter::OFF);
     let filter = std::env::var("TAKTBUS_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let registry = tracing_subscriber::registry().with(filter);
     let terminal = std::io::stderr().is_terminal();

@@ -38,6 +38,7 @@ macro_rules! errln {
     }};
 }
 
+mod browse;
 mod check;
 mod connection;
 mod demo;
@@ -47,6 +48,7 @@ mod export;
 mod import;
 mod live;
 mod logging;
+mod opcua;
 mod plan;
 mod probe;
 mod read;
@@ -148,6 +150,13 @@ enum Command {
     Probe(probe::ProbeArgs),
     /// Find the units on a connection, politely: one question at a time
     Scan(scan::ScanArgs),
+    /// Show what an OPC UA server has: a tree, YAML lines to paste, or a whole profile
+    #[command(
+        after_help = "Examples:\n  taktbus browse opc.tcp://192.168.1.60?security=None\n  taktbus browse line --site gateway.yaml --filter temp --yaml\n  taktbus browse line --site gateway.yaml /2:Line1 --profile acme/line > mappings/acme/line.yaml"
+    )]
+    Browse(browse::BrowseArgs),
+    /// Certificates of OPC UA connections: our own, and the servers that are trusted
+    Opcua(opcua::OpcuaArgs),
     /// Show the request that writes a value, byte by byte; nothing is sent
     Write(write::WriteArgs),
     /// Turn a vendor's register table (CSV, Excel), or another gateway's configuration, into YAML
@@ -342,6 +351,8 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Write(args) => write::write(&args),
         Command::Probe(args) => block_on(probe::probe(args)),
         Command::Scan(args) => block_on(scan::scan(args)),
+        Command::Browse(args) => block_on(browse::browse(args)),
+        Command::Opcua(args) => opcua::opcua(args),
         Command::Run(args) => block_on(run::run(args)),
         Command::Read(args) => block_on(read::read(args)),
         Command::Demo(args) => block_on(demo::demo(args)),

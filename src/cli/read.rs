@@ -12,13 +12,16 @@ use tokio_util::sync::CancellationToken;
 use super::table::Table;
 use super::{Outcome, ReadArgs, site};
 use crate::drivers::Kept;
-use crate::runtime::state;
 use crate::mapping::batch::{Batch, Event};
 use crate::mapping::compiled::Point;
 use crate::mapping::device::Every;
 use crate::mapping::transform::{Sample, evaluate};
 use crate::model::value::Value;
 use crate::pipeline::encode;
+use crate::runtime::state;
+
+/// Characters of a value in a table.
+const WIDEST_VALUE: usize = 60;
 
 /// Batches waiting to be printed.
 const EVENTS: usize = 64;
@@ -119,7 +122,16 @@ impl Printer {
         if self.json {
             let mut out = Vec::new();
             let prefix = encode::prefix(&self.site, &device.name);
-            encode::data(&prefix, batch.stamp, 0, self.seq, points, samples.iter(), &batch.uncertain_points(), &mut out);
+            encode::data(
+                &prefix,
+                batch.stamp,
+                0,
+                self.seq,
+                points,
+                samples.iter(),
+                &batch.uncertain_points(),
+                &mut out,
+            );
             self.seq += 1;
             outln!("{}", String::from_utf8_lossy(&out));
             return;
@@ -128,7 +140,11 @@ impl Printer {
             let point = &points[ix.0 as usize];
             let (value, quality) = match value {
                 Ok(value) => {
-                    let uncertain = batch.uncertain_points().iter().find(|(at, _)| at == ix).map(|(_, status)| status.to_string());
+                    let uncertain = batch
+                        .uncertain_points()
+                        .iter()
+                        .find(|(at, _)| at == ix)
+                        .map(|(_, status)| status.to_string());
                     (shown(value, point), uncertain.unwrap_or_else(|| "good".to_string()))
                 }
                 Err(cause) => ("-".to_string(), cause.to_string()),
@@ -163,5 +179,10 @@ fn shown(value: &Value, point: &Point) -> String {
     }
     let mut out = Vec::new();
     encode::write_value(value, point, &mut out);
-    String::from_utf8_lossy(&out).into_owned()
+    let text = String::from_utf8_lossy(&out);
+    // Arrays and structures may have any length; --json shows all of them.
+    match text.char_indices().nth(WIDEST_VALUE) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.into_owned(),
+    }
 }

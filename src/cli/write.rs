@@ -10,8 +10,8 @@ use super::table::Table;
 use super::{Outcome, SiteArgs, site};
 use crate::config::plan::{Connection, Protocol, Site};
 use crate::document::suggest::nearest;
-use crate::drivers::modbus::config::ModbusConfig;
 use crate::drivers::modbus::config::Link;
+use crate::drivers::modbus::config::ModbusConfig;
 use crate::drivers::modbus::framing::{self, Framing};
 use crate::drivers::modbus::plan::Block;
 use crate::drivers::modbus::write::{self, Change, Write};
@@ -107,7 +107,10 @@ fn planned<'s>(site: &'s Site, args: &WriteArgs) -> Result<Planned<'s>, String> 
     let setting = target.setting(&value, args.scale_factor).map_err(refused)?;
     let write = Write::new(device.unit, target, &setting).map_err(|error| error.to_string())?;
     let Protocol::Modbus(config) = &connection.protocol else {
-        return Err(format!("'{}' is behind an OPC UA server, which this version does not write to", device.name));
+        return Err(format!(
+            "'{}' is behind an OPC UA server, which this version does not write to",
+            device.name
+        ));
     };
     let framing = match config.link {
         Link::Tcp { .. } => Framing::Mbap,

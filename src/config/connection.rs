@@ -8,9 +8,9 @@ use super::secret;
 use super::written::{self, Connection, Delay, Framing, ModeWord, SecurityWord};
 use crate::document::codes;
 use crate::document::duration::Rest;
+use crate::document::fields::Document;
 use crate::document::read::At;
 use crate::document::scalar::shortened;
-use crate::document::fields::Document;
 use crate::document::types::{Either, Flag, Text};
 use crate::drivers::modbus::config::{Echo, Line, Link, ModbusConfig, Parity, Rs485};
 use crate::drivers::opcua::{
@@ -35,7 +35,11 @@ pub fn compile(name: &At<String>, written: &Connection, found: &mut Diagnostics)
     }
     for key in OPCUA_ONLY {
         if let Some(span) = written.given(key) {
-            found.error(codes::BAD_CONNECTION, span, format!("'{key}' is for OPC UA: Modbus has no such thing"));
+            found.error(
+                codes::BAD_CONNECTION,
+                span,
+                format!("'{key}' is for OPC UA: Modbus has no such thing"),
+            );
             return None;
         }
     }
@@ -86,7 +90,9 @@ fn security(written: &Connection, mode: Option<ModeWord>, found: &mut Diagnostic
     let policy = match at.value {
         SecurityWord::None => {
             if let Some(span) = mode_span {
-                found.error(codes::BAD_CONNECTION, span, "a security mode, and no security").help("remove it");
+                found
+                    .error(codes::BAD_CONNECTION, span, "a security mode, and no security")
+                    .help("remove it");
             }
             return Security::None;
         }
@@ -98,7 +104,9 @@ fn security(written: &Connection, mode: Option<ModeWord>, found: &mut Diagnostic
     };
     if policy.is_deprecated() {
         let message = format!("{} has been broken, and is deprecated since OPC UA 1.04", at.word());
-        found.warning(codes::WEAK_SECURITY, &at.span, message).help("use another policy if the server has one");
+        found
+            .warning(codes::WEAK_SECURITY, &at.span, message)
+            .help("use another policy if the server has one");
     }
     Security::Policy(policy, mode)
 }
@@ -136,7 +144,11 @@ fn user(written: &Connection, security: Security, found: &mut Diagnostics) -> Op
         (Some(user), Some(password)) => {
             if security == Security::None {
                 found
-                    .warning(codes::CLEAR_PASSWORD, &password.span, "a password over a connection without security")
+                    .warning(
+                        codes::CLEAR_PASSWORD,
+                        &password.span,
+                        "a password over a connection without security",
+                    )
                     .help("servers may take it in clear text; use a security policy");
             }
             Some(User::Name(user.value.0.clone(), secret::secret(password, "password", found)?))

@@ -149,7 +149,8 @@ fn check_protocol(
     let (ours, theirs) = if is_opcua { ("OPC UA", "Modbus") } else { ("Modbus", "OPC UA") };
     for key in foreign {
         if let Some(span) = written.given(key) {
-            let message = format!("'{key}' is for {theirs}, and the connection of '{}' speaks {ours}", name.value);
+            let message =
+                format!("'{key}' is for {theirs}, and the connection of '{}' speaks {ours}", name.value);
             found.error(codes::WRONG_PROTOCOL, span, message).help("remove it, or correct 'via'");
             return false;
         }
@@ -158,7 +159,9 @@ fn check_protocol(
     if !fits {
         let what = if is_opcua { "registers" } else { "OPC UA nodes" };
         let message = format!("device '{}' has {what}, and its connection speaks {ours}", name.value);
-        found.error(codes::WRONG_PROTOCOL, &name.span, message).help("correct 'via', or the connection's kind");
+        found
+            .error(codes::WRONG_PROTOCOL, &name.span, message)
+            .help("correct 'via', or the connection's kind");
     }
     fits
 }

@@ -104,7 +104,8 @@ impl<'d> Times<'d> {
             rate => self.by_rate.insert(rate, every),
         };
         if earlier.is_some() {
-            let what = if rate == DEFAULT { "all other points have".into() } else { format!("rate '{rate}' has") };
+            let what =
+                if rate == DEFAULT { "all other points have".into() } else { format!("rate '{rate}' has") };
             found
                 .error(codes::READ_TWICE, span, format!("{what} an interval already, by 'every'"))
                 .help("'every' polls, 'subscribe' waits for changes: give each rate to one of them");

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::device::Wire;
 use super::library::Library;
 use super::plan::{Connection, Protocol, Route, SinkConfig, Site};
-use super::device::Wire;
 use super::{connection, device, publish, written};
 use crate::document::codes;
 use crate::document::read::At;
@@ -33,7 +33,11 @@ pub fn compile(written: &written::Site, library: &mut Library, found: &mut Diagn
         .into_iter()
         .filter(|known| known.used)
         .map(|known| {
-            Some(Connection { name: known.name.value.clone(), protocol: known.config?, devices: known.devices })
+            Some(Connection {
+                name: known.name.value.clone(),
+                protocol: known.config?,
+                devices: known.devices,
+            })
         })
         .collect::<Option<Vec<_>>>()?;
     Some(Site { name, connections, routes: routes?, allow_write })
@@ -139,7 +143,8 @@ fn devices(
 fn same_units(known: &Known<'_>, written: &[(At<String>, Option<written::Device>)], found: &mut Diagnostics) {
     let mut first: HashMap<u8, Vec<&Device>> = HashMap::new();
     // Several devices of one OPC UA server are usual, and their nodes are told apart by the server.
-    let devices = known.devices.iter().filter(|_| known.config.as_ref().is_some_and(|c| c.modbus().is_some()));
+    let devices =
+        known.devices.iter().filter(|_| known.config.as_ref().is_some_and(|c| c.modbus().is_some()));
     for device in devices {
         let others = first.entry(device.unit).or_default();
         let shared = others.iter().find(|other| shares_a_place(other, device));

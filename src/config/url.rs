@@ -7,11 +7,10 @@
 use std::sync::Arc;
 
 use super::connection::{self, host_port};
+use super::plan::Protocol;
 use super::written::Connection;
 use crate::document::read::{At, Read as _, Reader};
 use crate::document::yaml;
-use super::plan::Protocol;
-use crate::drivers::modbus::config::ModbusConfig;
 use crate::model::diagnostic::{Diagnostics, Severity, SourceFile, Span};
 
 /// Modbus TCP's port (MODBUS Messaging on TCP/IP V1.0b, 4.3.1).
@@ -25,7 +24,7 @@ pub const EXAMPLES: &str =
     "such as tcp://192.168.1.50:502, rtu:///dev/ttyUSB0?baud=9600&format=8N1 or rtu+tcp://192.168.1.70:4196";
 
 /// The connection of a word, or what is wrong with it.
-pub fn connection_of(url: &str) -> Result<ModbusConfig, String> {
+pub fn connection_of(url: &str) -> Result<Protocol, String> {
     let text = as_yaml(url)?;
     let file = Arc::new(SourceFile { path: "connection".into(), text });
     let mut found = Diagnostics::default();
@@ -35,8 +34,7 @@ pub fn connection_of(url: &str) -> Result<ModbusConfig, String> {
         connection::compile(&At { value: url.into(), span }, &written, &mut found)
     });
     match (found.sorted().into_iter().find(|finding| finding.severity == Severity::Error), config) {
-        (None, Some(Protocol::Modbus(config))) => Ok(config),
-        (None, Some(Protocol::Opcua(_))) => Err("it is an OPC UA server, and this is for Modbus".into()),
+        (None, Some(config)) => Ok(config),
         (Some(finding), _) => {
             let help = finding.help.map(|help| format!(" ({help})")).unwrap_or_default();
             Err(format!("{}{help}", finding.message))
@@ -60,6 +58,7 @@ fn as_yaml(url: &str) -> Result<String, String> {
         "tcp" => format!("tcp: {}\n", quoted(end.to_owned())),
         "rtu+tcp" => format!("tcp: {}\nframing: rtu\n", quoted(end.to_owned())),
         "rtu" => format!("rtu: {}\n", quoted(end.to_owned())),
+        "opc.tcp" => format!("opcua: {}\n", quoted(format!("opc.tcp://{end}"))),
         _ => return Err(format!("the scheme '{scheme}' is unknown, {EXAMPLES}")),
     };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -84,7 +83,8 @@ mod tests {
 
     #[test]
     fn a_connection_is_one_word() {
-        let link = |url: &str| connection_of(url).unwrap().link;
+        let modbus = |url: &str| connection_of(url).unwrap().modbus().unwrap().clone();
+        let link = |url: &str| modbus(url).link;
         let (host, port) = ("192.168.1.50".to_string(), 502);
         assert_eq!(link("tcp://192.168.1.50:502"), Link::Tcp { host: host.clone(), port });
         assert_eq!(link("tcp://192.168.1.50"), Link::Tcp { host: host.clone(), port });
@@ -93,11 +93,19 @@ mod tests {
         let line = Line { baud: 9600, data_bits: 8, parity: Parity::None, stop_bits: 1 };
         let serial = Link::Serial { path: "/dev/ttyUSB0".into(), line };
         assert_eq!(link("rtu:///dev/ttyUSB0?baud=9600&format=8N1"), serial);
+        let Ok(Protocol::Opcua(config)) = connection_of("opc.tcp://plc:4841/UA?security=None") else {
+            panic!("an OPC UA connection")
+        };
+        assert_eq!(config.endpoint.to_string(), "opc.tcp://plc:4841/UA");
     }
 
     #[test]
     fn its_settings_are_those_of_a_site_file() {
-        let config = connection_of("tcp://box?response_timeout=300ms&delay_after_connect=1s").unwrap();
+        let Ok(Protocol::Modbus(config)) =
+            connection_of("tcp://box?response_timeout=300ms&delay_after_connect=1s")
+        else {
+            panic!("a Modbus connection")
+        };
         assert_eq!(config.response_timeout, Some(Duration::from_millis(300)));
         assert_eq!(config.delay_after_connect, Duration::from_secs(1));
     }

@@ -85,8 +85,12 @@ impl Plan {
     /// Its devices with their reads, in the order of the site file.
     pub fn devices(&self) -> Vec<(&Device, &[Read])> {
         match self {
-            Self::Modbus(plan) => plan.devices.iter().map(|planned| (&planned.device, &*planned.reads)).collect(),
-            Self::Opcua(plan) => plan.devices.iter().map(|planned| (&planned.device, &*planned.reads)).collect(),
+            Self::Modbus(plan) => {
+                plan.devices.iter().map(|planned| (&planned.device, &*planned.reads)).collect()
+            }
+            Self::Opcua(plan) => {
+                plan.devices.iter().map(|planned| (&planned.device, &*planned.reads)).collect()
+            }
         }
     }
 
@@ -133,7 +137,8 @@ impl Plan {
     ) {
         match self {
             Self::Modbus(plan) => {
-                let driver = ModbusDriver::new(&connection.name, plan, metrics, connection.clone()).with_bans(kept.bans);
+                let driver = ModbusDriver::new(&connection.name, plan, metrics, connection.clone())
+                    .with_bans(kept.bans);
                 session::run(driver, events, stop, connection).await;
             }
             Self::Opcua(plan) => {

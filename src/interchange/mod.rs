@@ -30,6 +30,9 @@ mod types;
 mod words;
 mod yaml;
 
+pub use names::slug;
+pub use yaml::scalar;
+
 /// Largest file, in bytes: the same as of a configuration file.
 pub const MAX_FILE_BYTES: u64 = crate::document::source::MAX_FILE_BYTES;
 

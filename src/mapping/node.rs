@@ -201,7 +201,10 @@ mod tests {
     #[test]
     fn a_path_leads_from_the_objects_folder() {
         assert_eq!(check("/Line1/Speed"), Ok(()));
-        assert_eq!(check("/2:Line1/nsu=http://vendor:Speed"), Err("a path is names from the Objects folder on, such as /Line1/Speed"));
+        assert_eq!(
+            check("/2:Line1/nsu=http://vendor:Speed"),
+            Err("a path is names from the Objects folder on, such as /Line1/Speed")
+        );
         for bad in ["/", "//Speed", "/Line1/"] {
             assert!(check(bad).is_err(), "{bad}");
         }

@@ -142,7 +142,16 @@ impl Pipeline {
         let mut uncertain = batch.uncertain_points();
         uncertain.retain(|(ix, _)| samples.iter().any(|(point, value)| point == ix && value.is_ok()));
         payload.clear();
-        encode::data(&device.prefix, batch.stamp, identity.epoch, seq, &map.points, samples.iter(), &uncertain, payload);
+        encode::data(
+            &device.prefix,
+            batch.stamp,
+            identity.epoch,
+            seq,
+            &map.points,
+            samples.iter(),
+            &uncertain,
+            payload,
+        );
         let bytes = Bytes::copy_from_slice(payload);
         let encoded = Instant::now();
         for (route, way) in routes.iter().zip(&device.ways) {

@@ -54,7 +54,16 @@ fn batch(plan: &Arc<DevicePlan>, readings: Result<u64, Cause>) -> Event {
     let started = Instant::now();
     let readings = readings.map(|n| vec![Ok(Raw::Uint(n))]);
     let stamp = Stamp::now();
-    Event::Batch(Batch { plan: plan.clone(), read: 0, started, received: started, stamp, readings, part: None, uncertain: Vec::new() })
+    Event::Batch(Batch {
+        plan: plan.clone(),
+        read: 0,
+        started,
+        received: started,
+        stamp,
+        readings,
+        part: None,
+        uncertain: Vec::new(),
+    })
 }
 
 /// Sends the events through a pipeline and returns the payloads that came out.

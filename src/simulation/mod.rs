@@ -21,10 +21,10 @@ use tokio_serial::SerialStream;
 
 use self::server::Units;
 use self::unit::Unit;
-use crate::drivers::modbus::config::ModbusConfig;
 use crate::config::examples::Proven;
 use crate::config::plan::{Connection, Protocol, Site};
 use crate::drivers::modbus::config::Link;
+use crate::drivers::modbus::config::ModbusConfig;
 
 /// How a site is simulated.
 #[derive(Clone, Debug)]

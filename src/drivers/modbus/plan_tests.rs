@@ -367,6 +367,7 @@ fn what_can_not_be_fetched_is_refused_by_name() {
         plan(&device(vec![run(Table::Input, 0, 20)], limits(10, 0))),
         Err(PlanError::TooLong { point: "p0".into(), count: 20, most: 10 })
     );
-    let node = Place::Node(Arc::new(crate::model::place::NodePlace { address: "ns=0;i=1".into(), member: None }));
+    let node =
+        Place::Node(Arc::new(crate::model::place::NodePlace { address: "ns=0;i=1".into(), member: None }));
     assert_eq!(plan(&device(vec![node], limits(10, 0))), Err(PlanError::NotModbus { point: "p0".into() }));
 }

@@ -111,7 +111,10 @@ mod tests {
         assert_eq!(id("s=\"Line1\".\"Speed\"", Some("urn:server")), "ns=1;s=\"Line1\".\"Speed\"");
         assert_eq!(id("i=2258", None), "i=2258");
         assert_eq!(id("ns=0;i=2258", Some("urn:server")), "i=2258");
-        assert_eq!(id("ns=7;g=09087e75-8e5e-499b-954f-f2a9603db28a", None), "ns=7;g=09087e75-8e5e-499b-954f-f2a9603db28a");
+        assert_eq!(
+            id("ns=7;g=09087e75-8e5e-499b-954f-f2a9603db28a", None),
+            "ns=7;g=09087e75-8e5e-499b-954f-f2a9603db28a"
+        );
         let missing = AddressError::Namespace("urn:other".into());
         assert_eq!(resolve("nsu=urn:other;i=1", None, &namespaces()), Err(missing.clone()));
         assert_eq!(resolve("s=a", Some("urn:other"), &namespaces()), Err(missing));
@@ -119,7 +122,8 @@ mod tests {
 
     #[test]
     fn a_path_is_names_in_the_default_namespace_or_with_an_index() {
-        let Ok(Address::Path(path)) = resolve("/Line1/0:Speed", Some("http://vendor/uri"), &namespaces()) else {
+        let Ok(Address::Path(path)) = resolve("/Line1/0:Speed", Some("http://vendor/uri"), &namespaces())
+        else {
             panic!("a path")
         };
         let names: Vec<_> = path.relative_path.elements.unwrap().into_iter().map(|e| e.target_name).collect();

@@ -132,7 +132,9 @@ impl Endpoint {
         };
         let port = match port {
             None => PORT,
-            Some(text) => text.parse().ok().filter(|port| *port > 0 && text.bytes().all(|b| b.is_ascii_digit()))?,
+            Some(text) => {
+                text.parse().ok().filter(|port| *port > 0 && text.bytes().all(|b| b.is_ascii_digit()))?
+            }
         };
         let fits = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
         let plain = !host.is_empty() && host.chars().all(fits) && !path.chars().any(char::is_control);
@@ -144,7 +146,11 @@ impl Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port, path } = self;
-        if host.contains(':') { write!(f, "opc.tcp://[{host}]:{port}{path}") } else { write!(f, "opc.tcp://{host}:{port}{path}") }
+        if host.contains(':') {
+            write!(f, "opc.tcp://[{host}]:{port}{path}")
+        } else {
+            write!(f, "opc.tcp://{host}:{port}{path}")
+        }
     }
 }
 
@@ -161,7 +167,15 @@ mod tests {
         ] {
             assert_eq!(Endpoint::of(url).map(|endpoint| endpoint.to_string()).as_deref(), Some(shown));
         }
-        for bad in ["http://10.0.0.1", "opc.tcp://", "opc.tcp://:4840", "opc.tcp://h:0", "opc.tcp://h:70000", "opc.tcp://u@h", "opc.tcp://[x]"] {
+        for bad in [
+            "http://10.0.0.1",
+            "opc.tcp://",
+            "opc.tcp://:4840",
+            "opc.tcp://h:0",
+            "opc.tcp://h:70000",
+            "opc.tcp://u@h",
+            "opc.tcp://[x]",
+        ] {
             assert_eq!(Endpoint::of(bad), None, "{bad}");
         }
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opcua::types::{
-    DataChangeNotification, DataValue, MonitoredItemCreateResult, NotificationMessage, PublishResponse, StatusChangeNotification,
-    StatusCode, SubscriptionAcknowledgement,
+    DataChangeNotification, DataValue, MonitoredItemCreateResult, NotificationMessage, PublishResponse,
+    StatusChangeNotification, StatusCode, SubscriptionAcknowledgement,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -111,7 +111,8 @@ impl OpcuaDriver {
         let mut entries = Vec::new();
         for (ix, (planned, metrics)) in plan.devices.iter().zip(metrics).enumerate() {
             let (device, reads) = (planned.device.clone(), planned.reads.clone());
-            let polled = reads.iter().enumerate().filter(|(_, read)| !matches!(read.every, Every::Changes(_)));
+            let polled =
+                reads.iter().enumerate().filter(|(_, read)| !matches!(read.every, Every::Changes(_)));
             entries.extend(polled.map(|(read, plan)| Entry {
                 device: ix,
                 read,
@@ -125,7 +126,8 @@ impl OpcuaDriver {
         let (items, samplings) = items(&devices);
         let mut gathers = HashMap::new();
         for (device, plan) in devices.iter().enumerate() {
-            let watched = plan.reads.iter().enumerate().filter(|(_, read)| matches!(read.every, Every::Changes(_)));
+            let watched =
+                plan.reads.iter().enumerate().filter(|(_, read)| matches!(read.every, Every::Changes(_)));
             gathers.extend(watched.map(|(ix, read)| ((device, ix), Gather::new(&plan.device.map, read))));
         }
         Self {
@@ -148,7 +150,8 @@ impl OpcuaDriver {
         let link = Link::open(&self.plan.config, &self.identity).await?;
         let (channel, limit) = (link.channel().clone(), link.timeout());
         let limits = channel.operation_limits(limit).await;
-        let nodes = Nodes::resolve(&self.devices, &channel, limits, limit, &mut self.told).await.map_err(unusable)?;
+        let nodes =
+            Nodes::resolve(&self.devices, &channel, limits, limit, &mut self.told).await.map_err(unusable)?;
         let retry = (Instant::now() + RETRY, RETRY);
         let mut session = Session { link, limits, nodes, publishing: JoinSet::new(), timeouts: 0, retry };
         self.register(&mut session).await?;
@@ -179,7 +182,9 @@ impl OpcuaDriver {
             let ids = part.iter().map(|(_, _, id)| id.clone()).collect();
             match session.link.channel().register(ids, session.link.timeout()).await {
                 Ok(ids) => {
-                    part.iter().zip(ids).for_each(|((device, reading, _), id)| session.nodes.replace(*device, *reading, id));
+                    part.iter()
+                        .zip(ids)
+                        .for_each(|((device, reading, _), id)| session.nodes.replace(*device, *reading, id));
                 }
                 Err(Failure::Lost(code)) => return Err(unusable(Failure::Lost(code))),
                 Err(_) => return Ok(()),
@@ -196,7 +201,9 @@ impl OpcuaDriver {
         let items = subscription.items.clone();
         let pulse = channel.monitor(subscription.id, vec![subscription.pulse_item()], limit).await?;
         if pulse.iter().any(|result| result.status_code.is_bad()) {
-            tracing::warn!("the server's clock can't be watched: a dead subscription is noticed by its keep-alives only");
+            tracing::warn!(
+                "the server's clock can't be watched: a dead subscription is noticed by its keep-alives only"
+            );
         }
         items.iter().for_each(|item| self.items[*item].state = ItemState::New);
         self.monitor(session, at, &items).await
@@ -279,7 +286,13 @@ impl OpcuaDriver {
     }
 
     /// Gives a value to all who want it.
-    fn take(&mut self, ix: usize, raw: Result<crate::model::value::Raw, Cause>, uncertain: Option<Status>, now: Instant) {
+    fn take(
+        &mut self,
+        ix: usize,
+        raw: Result<crate::model::value::Raw, Cause>,
+        uncertain: Option<Status>,
+        now: Instant,
+    ) {
         let Self { items, gathers, devices, ready, .. } = self;
         let Some((last, others)) = items[ix].targets.split_last() else { return };
         let mut give = |target: &Target, raw| {
@@ -337,7 +350,16 @@ impl OpcuaDriver {
             Ok(values) => (Ok(values.0), values.1),
             Err(cause) => (Err(cause), Vec::new()),
         };
-        Ok(Some(Batch { plan, read, started, received, stamp: Stamp::now(), readings, part: None, uncertain }))
+        Ok(Some(Batch {
+            plan,
+            read,
+            started,
+            received,
+            stamp: Stamp::now(),
+            readings,
+            part: None,
+            uncertain,
+        }))
     }
 
     fn all_are(&mut self, state: DeviceState) {
@@ -470,7 +492,8 @@ impl OpcuaDriver {
             let awaits = self.awaits_first(at);
             let Some(silence) = self.subscriptions[at].silence(now, awaits) else { continue };
             let is_second = std::mem::replace(&mut self.subscriptions[at].is_second, true);
-            let has_any = self.subscriptions[at].items.iter().any(|ix| self.items[*ix].state == ItemState::Watched);
+            let has_any =
+                self.subscriptions[at].items.iter().any(|ix| self.items[*ix].state == ItemState::Watched);
             match silence {
                 Silence::Dead => return Err(LinkLost("the server sends no keep-alives any more".into())),
                 Silence::NoValues | Silence::NoFirstValues if is_second && !has_any => {
@@ -527,7 +550,8 @@ impl OpcuaDriver {
             Err(_) => return Ok(()),
         }
         for at in 0..self.subscriptions.len() {
-            let bad: Vec<_> = self.subscriptions[at].items.iter().copied().filter(|ix| is_bad(&self.items[*ix])).collect();
+            let bad: Vec<_> =
+                self.subscriptions[at].items.iter().copied().filter(|ix| is_bad(&self.items[*ix])).collect();
             if !bad.is_empty() {
                 self.monitor(session, at, &bad).await?;
             }
@@ -543,7 +567,12 @@ impl Session {
     }
 
     /// The values of one read, in the order of its readings, and which of them are uncertain.
-    async fn read(&self, plan: &DevicePlan, device: usize, read: usize) -> Result<(Readings, Vec<(usize, Status)>), Failure> {
+    async fn read(
+        &self,
+        plan: &DevicePlan,
+        device: usize,
+        read: usize,
+    ) -> Result<(Readings, Vec<(usize, Status)>), Failure> {
         let readings = &plan.reads[read].readings;
         let mut values: Readings = Vec::with_capacity(readings.len());
         let mut asked = Vec::new();
@@ -596,7 +625,9 @@ impl Driver for OpcuaDriver {
         if !self.ready.is_empty() || !self.changes.is_empty() {
             return Due::Ready;
         }
-        let silence = (0..self.subscriptions.len()).map(|at| self.subscriptions[at].patience(self.awaits_first(at))).min();
+        let silence = (0..self.subscriptions.len())
+            .map(|at| self.subscriptions[at].patience(self.awaits_first(at)))
+            .min();
         let Some(session) = &mut self.session else { return Due::Ready };
         let poll = async {
             loop {
@@ -680,7 +711,16 @@ fn items(devices: &[Arc<DevicePlan>]) -> (Vec<Item>, Vec<Duration>) {
 
 fn batch(plan: &Arc<DevicePlan>, read: usize, gathered: Gathered, now: Instant) -> Batch {
     let Gathered { part, readings, uncertain } = gathered;
-    Batch { plan: plan.clone(), read, started: now, received: now, stamp: Stamp::now(), readings: Ok(readings), part, uncertain }
+    Batch {
+        plan: plan.clone(),
+        read,
+        started: now,
+        received: now,
+        stamp: Stamp::now(),
+        readings: Ok(readings),
+        part,
+        uncertain,
+    }
 }
 
 fn unusable(failure: Failure) -> LinkLost {

@@ -65,7 +65,12 @@ impl Gather {
     }
 
     /// Takes a value. When there is one of the same reading already, what there is becomes a batch first.
-    pub fn take(&mut self, slot: usize, raw: Result<Raw, Cause>, uncertain: Option<Status>) -> Option<Gathered> {
+    pub fn take(
+        &mut self,
+        slot: usize,
+        raw: Result<Raw, Cause>,
+        uncertain: Option<Status>,
+    ) -> Option<Gathered> {
         let before = if self.values[slot].is_some() { self.flush() } else { None };
         self.values[slot] = Some(raw);
         self.touched.push(slot);
@@ -127,8 +132,14 @@ impl Gather {
         for (slot, _) in self.last.iter().enumerate().filter(|(_, value)| value.is_none()) {
             self.dependents[slot].iter().for_each(|at| changed[*at] = false);
         }
-        let publishes: Vec<_> =
-            self.read.publishes.iter().zip(&changed).filter(|(_, changed)| **changed).map(|(ix, _)| *ix).collect();
+        let publishes: Vec<_> = self
+            .read
+            .publishes
+            .iter()
+            .zip(&changed)
+            .filter(|(_, changed)| **changed)
+            .map(|(ix, _)| *ix)
+            .collect();
         if publishes.is_empty() {
             return None;
         }
@@ -202,7 +213,8 @@ mod tests {
 
     #[test]
     fn a_computed_point_takes_the_last_values_and_waits_for_the_first() {
-        let mut gather = gather("  a: {node: i=1}\n  b: {node: i=2}\n  sum: {sum: {a: 1, b: 1}}\n", &[0, 1, 2]);
+        let mut gather =
+            gather("  a: {node: i=1}\n  b: {node: i=2}\n  sum: {sum: {a: 1, b: 1}}\n", &[0, 1, 2]);
         gather.take(0, int(1), None);
         let first = gather.flush().unwrap();
         assert_eq!(first.part.unwrap().publishes, [PointIx(0)], "b has not come yet");

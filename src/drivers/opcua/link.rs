@@ -16,9 +16,9 @@ use opcua::core::{RequestMessage, ResponseMessage};
 use opcua::crypto::{CertificateStore, PrivateKey, X509};
 use opcua::sync::RwLock;
 use opcua::types::{
-    ApplicationDescription, ApplicationType, CloseSessionRequest, ContextOwned, DateTime, DecodingOptions, DiagnosticBits,
-    EndpointDescription, Error, GetEndpointsRequest, MessageSecurityMode, NamespaceMap, NodeId, RequestHeader, StatusCode,
-    UserTokenType,
+    ApplicationDescription, ApplicationType, CloseSessionRequest, ContextOwned, DateTime, DecodingOptions,
+    DiagnosticBits, EndpointDescription, Error, GetEndpointsRequest, MessageSecurityMode, NamespaceMap,
+    NodeId, RequestHeader, StatusCode, UserTokenType,
 };
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
@@ -100,7 +100,11 @@ impl Channel {
     }
 
     /// Sends a request and waits for its answer.
-    pub async fn request(&self, request: impl Into<RequestMessage>, limit: Duration) -> Result<ResponseMessage, Failure> {
+    pub async fn request(
+        &self,
+        request: impl Into<RequestMessage>,
+        limit: Duration,
+    ) -> Result<ResponseMessage, Failure> {
         // The transport has the same limit, but notices it only while it's alive.
         let answer = timeout(limit + CLOSE_WITHIN, self.channel.send(request, limit)).await;
         let answer = answer.map_err(|_| Failure::Timeout)?.map_err(|error| failure(error.status()))?;
@@ -176,22 +180,34 @@ impl Link {
             ..ApplicationDescription::default()
         };
         let (certificate, key) = own.unzip();
-        let mut create = CreateSession::new_manual(&store, &endpoint, 1, config.timeout, NodeId::null(), channel.request_handle())
-            .client_description(application)
-            .endpoint_url(endpoint.endpoint_url.clone())
-            .session_name(format!("taktbus {}", std::process::id()))
-            .session_timeout(SESSION_TIMEOUT.as_millis() as f64);
+        let mut create = CreateSession::new_manual(
+            &store,
+            &endpoint,
+            1,
+            config.timeout,
+            NodeId::null(),
+            channel.request_handle(),
+        )
+        .client_description(application)
+        .endpoint_url(endpoint.endpoint_url.clone())
+        .session_name(format!("taktbus {}", std::process::id()))
+        .session_timeout(SESSION_TIMEOUT.as_millis() as f64);
         if let Some(certificate) = certificate {
             create = create.client_certificate(certificate);
         }
-        let created = timed(config, "creating a session", create.send(&channel)).await?.map_err(lost("the server gives no session"))?;
+        let created = timed(config, "creating a session", create.send(&channel))
+            .await?
+            .map_err(lost("the server gives no session"))?;
         let token = created.authentication_token;
         let mut activate =
-            ActivateSession::new_manual(endpoint, 1, config.timeout, token.clone(), channel.request_handle()).identity_token(user);
+            ActivateSession::new_manual(endpoint, 1, config.timeout, token.clone(), channel.request_handle())
+                .identity_token(user);
         if let Some(key) = key {
             activate = activate.private_key(key);
         }
-        timed(config, "activating the session", activate.send(&channel)).await?.map_err(lost("the server refuses the user"))?;
+        timed(config, "activating the session", activate.send(&channel))
+            .await?
+            .map_err(lost("the server refuses the user"))?;
         Ok(Self { channel: Arc::new(Channel { channel, token }), timeout: config.timeout, _pump: pump })
     }
 
@@ -207,7 +223,10 @@ impl Link {
 
     /// Ends the session, so that the server can give it to somebody else; in bounded time.
     pub async fn close(self) {
-        let request = CloseSessionRequest { request_header: self.channel.header(CLOSE_WITHIN), delete_subscriptions: true };
+        let request = CloseSessionRequest {
+            request_header: self.channel.header(CLOSE_WITHIN),
+            delete_subscriptions: true,
+        };
         let _ = timeout(CLOSE_WITHIN, self.channel.request(request, CLOSE_WITHIN)).await;
         let _ = timeout(CLOSE_WITHIN, self.channel.channel.close_channel()).await;
         // The pump needs a moment to write it.
@@ -216,7 +235,9 @@ impl Link {
 }
 
 async fn timed<T>(config: &OpcuaConfig, what: &str, step: impl Future<Output = T>) -> Result<T, LinkLost> {
-    timeout(config.timeout, step).await.map_err(|_| LinkLost(format!("{what} takes longer than {:?}", config.timeout)))
+    timeout(config.timeout, step)
+        .await
+        .map_err(|_| LinkLost(format!("{what} takes longer than {:?}", config.timeout)))
 }
 
 /// A server's error in words.
@@ -226,7 +247,10 @@ fn explained(error: &Error) -> String {
             format!("{} (is the user's name or password wrong?)", error.status())
         }
         StatusCode::BadSecurityChecksFailed | StatusCode::BadCertificateUntrusted => {
-            format!("{} (does the server trust our certificate, pki/own/cert.der of the state directory?)", error.status())
+            format!(
+                "{} (does the server trust our certificate, pki/own/cert.der of the state directory?)",
+                error.status()
+            )
         }
         StatusCode::BadTooManySessions => format!("{}", error.status()),
         _ => error.to_string(),
@@ -295,12 +319,15 @@ fn choose(endpoints: &[EndpointDescription], config: &OpcuaConfig) -> Result<End
         let offers: std::collections::BTreeSet<String> = endpoints
             .iter()
             .map(|endpoint| {
-                let policy = endpoint.security_policy_uri.as_ref().rsplit('#').next().unwrap_or_default().to_string();
+                let policy =
+                    endpoint.security_policy_uri.as_ref().rsplit('#').next().unwrap_or_default().to_string();
                 format!("{policy} {:?}", endpoint.security_mode)
             })
             .collect();
         let offers = Vec::from_iter(offers).join(", ");
-        return Err(LinkLost(format!("the server has no endpoint with the wanted security; it offers: {offers}")));
+        return Err(LinkLost(format!(
+            "the server has no endpoint with the wanted security; it offers: {offers}"
+        )));
     };
     let users = found.user_identity_tokens.as_deref().unwrap_or_default();
     if !users.is_empty() && !users.iter().any(|policy| policy.token_type == token) {
@@ -330,7 +357,11 @@ async fn protect(
     let work = tokio::task::spawn_blocking(move || -> Result<_, PkiError> {
         let own = pki.own(&uri, &host)?;
         pki.check(&der)?;
-        Ok((Arc::new(RwLock::new(pki.store())), own, X509::from_der(&der).ok().and_then(|server| days_left(&server))))
+        Ok((
+            Arc::new(RwLock::new(pki.store())),
+            own,
+            X509::from_der(&der).ok().and_then(|server| days_left(&server)),
+        ))
     });
     let (store, own, days) = work
         .await
@@ -351,9 +382,8 @@ async fn user(user: &User) -> Result<IdentityToken, LinkLost> {
                 Ok(password) => Ok(IdentityToken::new_user_name(name, password)),
                 Err(error) => Err(error.to_string()),
             },
-            User::Certificate { cert, key } => {
-                IdentityToken::new_x509_path(cert, key).map_err(|error| format!("the user's certificate: {error}"))
-            }
+            User::Certificate { cert, key } => IdentityToken::new_x509_path(cert, key)
+                .map_err(|error| format!("the user's certificate: {error}")),
         }),
     };
     reveal.await.map_err(|error| LinkLost(error.to_string()))?.map_err(LinkLost)
@@ -410,4 +440,3 @@ async fn tcp(host: String, port: u16, url: String, decoding: DecodingOptions) ->
 async fn pump<T: opcua::client::transport::Transport>(mut events: SecureChannelEventLoop<T>) {
     while !matches!(events.poll().await, TransportPollResult::Closed(_)) {}
 }
-

@@ -3,7 +3,8 @@
 //! [`link`] has a session for as long as it lasts, [`services`] the requests, [`nodes`] what the addresses of a site mean to this session,
 //! [`subscription`] what is watched, [`driver`] what becomes of all that.
 
-pub mod address;
+mod address;
+pub mod browse;
 pub mod config;
 mod driver;
 mod gather;

@@ -72,7 +72,8 @@ impl Nodes {
                 Err(failure) => return Err(failure),
             };
             for (((device, reading), _), result) in part.iter().zip(found) {
-                let whole = |target: &&opcua::types::BrowsePathTarget| target.remaining_path_index == u32::MAX;
+                let whole =
+                    |target: &&opcua::types::BrowsePathTarget| target.remaining_path_index == u32::MAX;
                 let target = result.targets.as_ref().and_then(|targets| targets.iter().find(whole));
                 nodes.ids[*device][*reading] = match target {
                     Some(target) if result.status_code.is_good() => Ok(target.target_id.node_id.clone()),

@@ -60,7 +60,8 @@ impl OpcuaPlan {
             for (read, Read { every, .. }) in planned.reads.iter().enumerate() {
                 let budget = planned.device.budget.within;
                 let (takes, fails) = (Duration::ZERO, self.config.timeout);
-                let demand = Demand { device, read, unit: planned.device.unit, every: *every, takes, fails, budget };
+                let demand =
+                    Demand { device, read, unit: planned.device.unit, every: *every, takes, fails, budget };
                 let worst_age = Some(match every {
                     Every::Changes(sampling) => 2 * *sampling,
                     Every::Interval(_) | Every::Once => self.config.timeout.min(budget),

@@ -99,13 +99,16 @@ impl Pki {
 
     /// Our own certificate and key, made if there are none, or if they expire soon. `uri`: our application URI.
     pub fn own(&self, uri: &str, host: &str) -> Result<(X509, PrivateKey), PkiError> {
-        let (cert_path, key_path) = (self.directory.join("own/cert.der"), self.directory.join("private/private.pem"));
+        let (cert_path, key_path) = (self.own_path(), self.directory.join("private/private.pem"));
         if cert_path.exists() || key_path.exists() {
             let certificate = CertificateStore::read_cert(&cert_path).map_err(PkiError::Certificate)?;
             let key = CertificateStore::read_pkey(&key_path).map_err(PkiError::Certificate)?;
             match days_left(&certificate) {
                 Some(days) if days < RENEW_DAYS => {
-                    tracing::warn!(days, "our own OPC UA certificate expires: a new one is made, which servers must be told to trust");
+                    tracing::warn!(
+                        days,
+                        "our own OPC UA certificate expires: a new one is made, which servers must be told to trust"
+                    );
                 }
                 _ => return Ok((certificate, key)),
             }
@@ -122,7 +125,9 @@ impl Pki {
             certificate_duration_days: OWN_DAYS,
         };
         let (certificate, key) = X509::cert_and_pkey(&wanted).map_err(PkiError::Certificate)?;
-        let der = certificate.to_der().map_err(|_| PkiError::Certificate("our own certificate can't be written".into()))?;
+        let der = certificate
+            .to_der()
+            .map_err(|_| PkiError::Certificate("our own certificate can't be written".into()))?;
         let pem = pem(&key).ok_or_else(|| PkiError::Certificate("our own key can't be written".into()))?;
         for folder in ["own", "private", "trusted", "rejected"] {
             self.make(folder)?;
@@ -144,8 +149,13 @@ impl Pki {
             let path = self.make("rejected")?.join(format!("{fingerprint}.der"));
             write_private(&path, der).map_err(|cause| PkiError::Io { path, cause })?;
         }
-        let state = self.directory.parent().map_or_else(String::new, |state| format!(" --state {}", state.display()));
-        Err(PkiError::Untrusted { fingerprint: pairs(&fingerprint), short: fingerprint[..16].to_string(), state })
+        let state =
+            self.directory.parent().map_or_else(String::new, |state| format!(" --state {}", state.display()));
+        Err(PkiError::Untrusted {
+            fingerprint: pairs(&fingerprint),
+            short: fingerprint[..16].to_string(),
+            state,
+        })
     }
 
     /// The servers that are trusted.
@@ -166,15 +176,22 @@ impl Pki {
         let (der, old) = match (fitting.next(), fitting.next()) {
             (Some(known), None) if beginning.len() >= 8 => (read(&known.path)?, Some(known.path.clone())),
             (Some(_), _) => {
-                return Err(PkiError::Certificate(format!("'{what}' is the beginning of several fingerprints, or too short")));
+                return Err(PkiError::Certificate(format!(
+                    "'{what}' is the beginning of several fingerprints, or too short"
+                )));
             }
             (None, _) if Path::new(what).is_file() => {
-                let certificate = CertificateStore::read_cert(Path::new(what)).map_err(PkiError::Certificate)?;
-                let der = certificate.to_der().map_err(|_| PkiError::Certificate(format!("{what} is no certificate")))?;
+                let certificate =
+                    CertificateStore::read_cert(Path::new(what)).map_err(PkiError::Certificate)?;
+                let der = certificate
+                    .to_der()
+                    .map_err(|_| PkiError::Certificate(format!("{what} is no certificate")))?;
                 (der, None)
             }
             (None, _) => {
-                return Err(PkiError::Certificate(format!("no server with the fingerprint '{what}' has been refused")));
+                return Err(PkiError::Certificate(format!(
+                    "no server with the fingerprint '{what}' has been refused"
+                )));
             }
         };
         let path = self.make("trusted")?.join(format!("{}.der", fingerprint(&der)));
@@ -183,6 +200,30 @@ impl Pki {
             let _ = fs::remove_file(old);
         }
         known(path)
+    }
+
+    /// Trusts a certificate no longer, which is named by the beginning of its fingerprint.
+    pub fn distrust(&self, what: &str) -> Result<Known, PkiError> {
+        let beginning = what.replace([':', ' '], "").to_lowercase();
+        let trusted = self.trusted()?;
+        let mut fitting = trusted.into_iter().filter(|known| known.fingerprint.starts_with(&beginning));
+        let (Some(known), None, true) = (fitting.next(), fitting.next(), beginning.len() >= 8) else {
+            return Err(PkiError::Certificate(format!(
+                "'{what}' is not the beginning of one trusted fingerprint"
+            )));
+        };
+        fs::remove_file(&known.path).map_err(|cause| PkiError::Io { path: known.path.clone(), cause })?;
+        Ok(known)
+    }
+
+    /// Where our own certificate lies.
+    pub fn own_path(&self) -> PathBuf {
+        self.directory.join("own/cert.der")
+    }
+
+    /// Our own certificate, if there is one.
+    pub fn ours(&self) -> Option<Known> {
+        known(self.own_path()).ok()
     }
 
     fn listed(&self, folder: &str) -> Result<Vec<Known>, PkiError> {
@@ -194,7 +235,10 @@ impl Pki {
         };
         let files = entries.filter_map(Result::ok).map(|entry| entry.path());
         // A file that is no certificate trusts nobody.
-        Ok(files.filter(|path| path.extension().is_some_and(|e| e == "der")).filter_map(|path| known(path).ok()).collect())
+        Ok(files
+            .filter(|path| path.extension().is_some_and(|e| e == "der"))
+            .filter_map(|path| known(path).ok())
+            .collect())
     }
 
     fn make(&self, folder: &str) -> Result<PathBuf, PkiError> {
@@ -261,7 +305,8 @@ fn pairs(fingerprint: &str) -> String {
 /// Writes a file that only its owner may read, whole or not at all.
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&beside, path)

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use opcua::core::{RequestMessage, ResponseMessage};
 use opcua::types::{
-    AttributeId, BrowseDescription, BrowseDirection, BrowseNextRequest, BrowsePath, BrowsePathResult, BrowseRequest, CreateMonitoredItemsRequest, CreateSubscriptionRequest,
-    CreateSubscriptionResponse, DataValue, DeleteSubscriptionsRequest, MonitoredItemCreateRequest,
-    MonitoredItemCreateResult, NodeId, PublishRequest, PublishResponse, QualifiedName, ReadRequest, ReadValueId, ReferenceDescription, ReferenceTypeId, RegisterNodesRequest,
-    RepublishRequest, RepublishResponse, StatusCode, SubscriptionAcknowledgement,
-    TimestampsToReturn, TranslateBrowsePathsToNodeIdsRequest, VariableId, Variant, ViewDescription,
+    AttributeId, BrowseDescription, BrowseDirection, BrowseNextRequest, BrowsePath, BrowsePathResult,
+    BrowseRequest, CreateMonitoredItemsRequest, CreateSubscriptionRequest, CreateSubscriptionResponse,
+    DataValue, DeleteSubscriptionsRequest, MonitoredItemCreateRequest, MonitoredItemCreateResult, NodeId,
+    PublishRequest, PublishResponse, QualifiedName, ReadRequest, ReadValueId, ReferenceDescription,
+    ReferenceTypeId, RegisterNodesRequest, RepublishRequest, RepublishResponse, StatusCode,
+    SubscriptionAcknowledgement, TimestampsToReturn, TranslateBrowsePathsToNodeIdsRequest, VariableId,
+    Variant, ViewDescription,
 };
 
 use super::link::{Channel, Failure};
@@ -88,7 +90,9 @@ impl Channel {
     pub async fn namespaces(&self, limit: Duration) -> Result<Vec<String>, Failure> {
         let node = value_of(&VariableId::Server_NamespaceArray.into());
         let value = self.read(vec![node], limit).await?.pop().and_then(|value| value.value);
-        let Some(Variant::Array(array)) = value else { return Err(Failure::Refused(StatusCode::BadDataUnavailable)) };
+        let Some(Variant::Array(array)) = value else {
+            return Err(Failure::Refused(StatusCode::BadDataUnavailable));
+        };
         let uri = |value: &Variant| match value {
             Variant::String(text) => text.as_ref().to_string(),
             _ => String::new(),
@@ -112,21 +116,34 @@ impl Channel {
             Some(Variant::UInt32(most @ 1..)) => (*most as usize).min(MOST_PER_REQUEST),
             _ => MOST_PER_REQUEST,
         };
-        OperationLimits { read: given(0), monitor: given(1), register: given(2), translate: given(3), browse: given(4) }
+        OperationLimits {
+            read: given(0),
+            monitor: given(1),
+            register: given(2),
+            translate: given(3),
+            browse: given(4),
+        }
     }
 
     /// TranslateBrowsePathsToNodeIds (Part 4, 5.9.4).
-    pub async fn translate(&self, paths: Vec<BrowsePath>, limit: Duration) -> Result<Vec<BrowsePathResult>, Failure> {
+    pub async fn translate(
+        &self,
+        paths: Vec<BrowsePath>,
+        limit: Duration,
+    ) -> Result<Vec<BrowsePathResult>, Failure> {
         let count = paths.len();
-        let request =
-            TranslateBrowsePathsToNodeIdsRequest { request_header: self.header(limit), browse_paths: Some(paths) };
+        let request = TranslateBrowsePathsToNodeIdsRequest {
+            request_header: self.header(limit),
+            browse_paths: Some(paths),
+        };
         all(answer!(self.request(request, limit).await, TranslateBrowsePathsToNodeIds)?.results, count)
     }
 
     /// RegisterNodes (Part 4, 5.9.5): ids that the server reads faster, for this session.
     pub async fn register(&self, nodes: Vec<NodeId>, limit: Duration) -> Result<Vec<NodeId>, Failure> {
         let count = nodes.len();
-        let request = RegisterNodesRequest { request_header: self.header(limit), nodes_to_register: Some(nodes) };
+        let request =
+            RegisterNodesRequest { request_header: self.header(limit), nodes_to_register: Some(nodes) };
         all(answer!(self.request(request, limit).await, RegisterNodes)?.registered_node_ids, count)
     }
 
@@ -198,7 +215,8 @@ impl Channel {
     /// DeleteSubscriptions (Part 4, 5.14.8).
     pub async fn unsubscribe(&self, subscription: u32, limit: Duration) -> Result<(), Failure> {
         let ids = Some(vec![subscription]);
-        let request = DeleteSubscriptionsRequest { request_header: self.header(limit), subscription_ids: ids };
+        let request =
+            DeleteSubscriptionsRequest { request_header: self.header(limit), subscription_ids: ids };
         answer!(self.request(request, limit).await, DeleteSubscriptions).map(drop)
     }
 
@@ -225,13 +243,19 @@ impl Channel {
         acknowledged: Vec<SubscriptionAcknowledgement>,
         limit: Duration,
     ) -> Result<Box<PublishResponse>, Failure> {
-        let subscription_acknowledgements = Some(acknowledged).filter(|acknowledged| !acknowledged.is_empty());
+        let subscription_acknowledgements =
+            Some(acknowledged).filter(|acknowledged| !acknowledged.is_empty());
         let request = PublishRequest { request_header: self.header(limit), subscription_acknowledgements };
         answer!(self.request(request, limit).await, Publish)
     }
 
     /// Republish (Part 4, 5.14.6): a notification that got lost.
-    pub async fn republish(&self, subscription: u32, number: u32, limit: Duration) -> Result<Box<RepublishResponse>, Failure> {
+    pub async fn republish(
+        &self,
+        subscription: u32,
+        number: u32,
+        limit: Duration,
+    ) -> Result<Box<RepublishResponse>, Failure> {
         let request = RepublishRequest {
             request_header: self.header(limit),
             subscription_id: subscription,

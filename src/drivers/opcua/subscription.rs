@@ -146,7 +146,8 @@ impl Subscription {
         let now = Instant::now();
         self.id = created.subscription_id;
         self.next = 1;
-        self.keep_alive = publishing.saturating_mul(created.revised_max_keep_alive_count.max(1)).min(LIFETIME);
+        self.keep_alive =
+            publishing.saturating_mul(created.revised_max_keep_alive_count.max(1)).min(LIFETIME);
         (self.heard, self.pulse) = (now, (now, 0));
         self.first_by = now + 2 * publishing.max(self.sampling) + limit + GRACE;
         Ok(())
@@ -196,14 +197,21 @@ impl Subscription {
 }
 
 /// What is to be created on the server for an item.
-pub fn item_request(item: &Item, node: &NodeId, handle: u32, sampling: Duration, filtered: bool) -> MonitoredItemCreateRequest {
+pub fn item_request(
+    item: &Item,
+    node: &NodeId,
+    handle: u32,
+    sampling: Duration,
+    filtered: bool,
+) -> MonitoredItemCreateRequest {
     let trigger = match item.trigger {
         Trigger::Status => DataChangeTrigger::Status,
         Trigger::Value => DataChangeTrigger::StatusValue,
         Trigger::Timestamp => DataChangeTrigger::StatusValueTimestamp,
     };
     // 1 is absolute, 0 is none (OPC UA Part 4, 7.22.2).
-    let (deadband_type, deadband_value) = item.deadband.filter(|_| filtered).map_or((0, 0.0), |size| (1, size));
+    let (deadband_type, deadband_value) =
+        item.deadband.filter(|_| filtered).map_or((0, 0.0), |size| (1, size));
     let filter = match (item.trigger, deadband_type) {
         // The default of the protocol, which every server has.
         (Trigger::Value, 0) => ExtensionObject::null(),
@@ -212,7 +220,13 @@ pub fn item_request(item: &Item, node: &NodeId, handle: u32, sampling: Duration,
     request(node, handle, sampling, item.queue, filter)
 }
 
-fn request(node: &NodeId, handle: u32, sampling: Duration, queue: u32, filter: ExtensionObject) -> MonitoredItemCreateRequest {
+fn request(
+    node: &NodeId,
+    handle: u32,
+    sampling: Duration,
+    queue: u32,
+    filter: ExtensionObject,
+) -> MonitoredItemCreateRequest {
     MonitoredItemCreateRequest {
         item_to_monitor: value_of(node),
         monitoring_mode: MonitoringMode::Reporting,
@@ -229,13 +243,28 @@ fn request(node: &NodeId, handle: u32, sampling: Duration, queue: u32, filter: E
 /// The deadband of a reading in the node's own unit, where the server can apply it: of a plain number that one point is made from.
 pub fn deadband(map: &DeviceMap, reading: usize) -> Option<f64> {
     use crate::mapping::compiled::{Deadband, Select, Source};
-    let mut users = map.points.iter().filter(|point| point.source == Source::Reading(crate::mapping::compiled::ReadingIx(reading as u32)));
+    let mut users = map
+        .points
+        .iter()
+        .filter(|point| point.source == Source::Reading(crate::mapping::compiled::ReadingIx(reading as u32)));
     let (Some(point), None) = (users.next(), users.next()) else { return None };
     let number = matches!(
         map.readings[reading].decode.kind,
-        Kind::Int8 | Kind::Int16 | Kind::Int32 | Kind::Int64 | Kind::Uint8 | Kind::Uint16 | Kind::Uint32 | Kind::Uint64 | Kind::Float32 | Kind::Float64
+        Kind::Int8
+            | Kind::Int16
+            | Kind::Int32
+            | Kind::Int64
+            | Kind::Uint8
+            | Kind::Uint16
+            | Kind::Uint32
+            | Kind::Uint64
+            | Kind::Float32
+            | Kind::Float64
     );
-    let plain = number && point.transform.select == Select::Whole && point.transform.scale_from.is_none() && point.smooth.is_none();
+    let plain = number
+        && point.transform.select == Select::Whole
+        && point.transform.scale_from.is_none()
+        && point.smooth.is_none();
     match &point.deadband {
         Some(Deadband::Absolute(size)) if plain => {
             let scale = point.transform.scale.map_or(1.0, |scale| scale.to_f64().abs());

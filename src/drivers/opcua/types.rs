@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use opcua::types::custom::{DataTypeTree, DataTypeVariant, DynamicTypeLoader, EncodingIds, ParentIds, TypeInfo};
+use opcua::types::custom::{
+    DataTypeTree, DataTypeVariant, DynamicTypeLoader, EncodingIds, ParentIds, TypeInfo,
+};
 use opcua::types::{
     AttributeId, BrowseDirection, DataTypeDefinition, DataTypeId, EnumDefinition, ExtensionObject, NodeId,
     ReferenceTypeId, StructureDefinition, Variant,
@@ -35,7 +37,12 @@ pub struct Types {
 
 impl Types {
     /// Asks for the types of these nodes, and prepares the channel for decoding their values.
-    pub async fn of(nodes: &[NodeId], channel: &Channel, limits: OperationLimits, limit: Duration) -> Result<Self, Failure> {
+    pub async fn of(
+        nodes: &[NodeId],
+        channel: &Channel,
+        limits: OperationLimits,
+        limit: Duration,
+    ) -> Result<Self, Failure> {
         let mut types = Self::default();
         for part in nodes.chunks(limits.read) {
             let asked = part.iter().map(|node| attribute_of(node, AttributeId::DataType)).collect();
@@ -66,13 +73,21 @@ impl Types {
         for (id, definition) in known {
             let variant = tree.parent_ids().get_data_type_variant(&id);
             match (variant, definition.definition) {
-                (Some(DataTypeVariant::Structure), Some(definition_of @ DataTypeDefinition::Structure(_))) => {
+                (
+                    Some(DataTypeVariant::Structure),
+                    Some(definition_of @ DataTypeDefinition::Structure(_)),
+                ) => {
                     let name = definition.name;
                     let encodings = Some(definition.encodings);
                     // A structure with a member of a type that nobody knows stays what it is: undecoded, and so a bad value.
-                    if let Ok(info) =
-                        TypeInfo::from_type_definition(definition_of, name, encodings, definition.is_abstract, &id, tree.parent_ids())
-                    {
+                    if let Ok(info) = TypeInfo::from_type_definition(
+                        definition_of,
+                        name,
+                        encodings,
+                        definition.is_abstract,
+                        &id,
+                        tree.parent_ids(),
+                    ) {
                         has_structures = true;
                         tree.add_type(id, info);
                     }
@@ -131,7 +146,8 @@ impl Definition {
         let up = channel.references(id, ReferenceTypeId::HasSubtype, BrowseDirection::Inverse, limit).await?;
         found.parent = up.into_iter().next().map(|reference| reference.node_id.node_id);
         if matches!(found.definition, Some(DataTypeDefinition::Structure(_))) {
-            let encodings = channel.references(id, ReferenceTypeId::HasEncoding, BrowseDirection::Forward, limit).await?;
+            let encodings =
+                channel.references(id, ReferenceTypeId::HasEncoding, BrowseDirection::Forward, limit).await?;
             for reference in encodings {
                 match reference.browse_name.name.as_ref() {
                     "Default Binary" => found.encodings.binary_id = reference.node_id.node_id,
@@ -157,7 +173,9 @@ impl Definition {
 
 fn definition(object: ExtensionObject) -> Option<DataTypeDefinition> {
     if object.inner_is::<StructureDefinition>() {
-        return object.into_inner_as::<StructureDefinition>().map(|found| DataTypeDefinition::Structure(*found));
+        return object
+            .into_inner_as::<StructureDefinition>()
+            .map(|found| DataTypeDefinition::Structure(*found));
     }
     object.into_inner_as::<EnumDefinition>().map(|found| DataTypeDefinition::Enum(*found))
 }

@@ -126,7 +126,9 @@ fn part(value: &Variant, path: &str) -> Option<Variant> {
                 for dimension in dimensions.iter().flatten().skip(1) {
                     let Some(Step::Element(next)) = steps.next() else { return None };
                     let dimension = *dimension as usize;
-                    at = at.checked_mul(dimension)?.checked_add(Some(*next).filter(|next| *next < dimension)?)?;
+                    at = at
+                        .checked_mul(dimension)?
+                        .checked_add(Some(*next).filter(|next| *next < dimension)?)?;
                 }
                 array.values.get(at)?.clone()
             }
@@ -148,7 +150,9 @@ fn unwrapped(value: Variant) -> Variant {
 fn json(value: &Variant, types: Types<'_>) -> Option<Json> {
     Some(match value {
         Variant::Variant(inner) => json(inner, types)?,
-        Variant::DataValue(inner) => inner.value.as_ref().map_or(Some(Json::Null), |value| json(value, types))?,
+        Variant::DataValue(inner) => {
+            inner.value.as_ref().map_or(Some(Json::Null), |value| json(value, types))?
+        }
         Variant::Array(array) => list(array, types)?,
         Variant::ExtensionObject(object) => structure(object, types)?,
         value => match raw(value, Kind::Any, types) {
@@ -156,7 +160,9 @@ fn json(value: &Variant, types: Types<'_>) -> Option<Json> {
             Ok(Raw::Int(number)) => number.into(),
             Ok(Raw::Uint(number)) => number.into(),
             // By its shortest text, which JSON keeps: 230.4 and not 230.39999389648438.
-            Ok(Raw::Float32(number)) => number.to_string().parse::<f64>().ok().filter(|n| n.is_finite()).into(),
+            Ok(Raw::Float32(number)) => {
+                number.to_string().parse::<f64>().ok().filter(|n| n.is_finite()).into()
+            }
             Ok(Raw::Float64(number)) => Some(number).filter(|number| number.is_finite()).into(),
             Ok(Raw::Text(text)) => String::from(text).into(),
             // What has no value in JSON: NaN, a null string.
@@ -234,12 +240,17 @@ mod tests {
 
     #[test]
     fn a_bad_value_is_its_status_and_an_uncertain_one_is_marked() {
-        let of = |code| quality(&DataValue { status: Some(code), ..DataValue::value_only(1i32) }, Kind::Int32, None, None);
+        let of = |code| {
+            quality(&DataValue { status: Some(code), ..DataValue::value_only(1i32) }, Kind::Int32, None, None)
+        };
         let bad = of(StatusCode::BadSensorFailure);
         assert_eq!(bad.raw.map_err(|cause| cause.to_string()), Err("BadSensorFailure".into()));
         let uncertain = of(StatusCode::UncertainLastUsableValue);
         assert_eq!(uncertain.raw, Ok(Raw::Int(1)));
-        assert_eq!(uncertain.uncertain.map(|status| status.to_string()).as_deref(), Some("UncertainLastUsableValue"));
+        assert_eq!(
+            uncertain.uncertain.map(|status| status.to_string()).as_deref(),
+            Some("UncertainLastUsableValue")
+        );
         // Limit and overflow bits are no part of the name.
         let flagged = of(StatusCode::BadSensorFailure.set_overflow(true));
         assert_eq!(flagged.raw.map_err(|cause| cause.to_string()), Err("BadSensorFailure".into()));

@@ -203,8 +203,8 @@ fn refused<'l>(place: &Place, limits: &'l Limits) -> Option<&'l Stretch> {
 
 fn sum(point: &Point, defaults: &Defaults, found: &mut Diagnostics) -> Option<DraftSource> {
     const NOT_HERE: [&str; 14] = [
-        "member", "type", "order", "bit", "bits", "mask", "byte", "invalid", "length", "chars", "alone", "write",
-        "format", "zone",
+        "member", "type", "order", "bit", "bits", "mask", "byte", "invalid", "length", "chars", "alone",
+        "write", "format", "zone",
     ];
     forbid(point, &NOT_HERE, "a sum, which reads other points", found);
     let at = point.sum.as_ref()?;

@@ -143,7 +143,10 @@ fn a_node_is_scaled_and_labelled_like_a_register() {
         "order: CDAB\ninvalid: {{int32: -1}}\npoints:\n  speed: {{node: '{id}', type: int32, scale: 0.1}}\n  \
          state: {{node: ns=0;i=2259, type: int32, enum: {{0: running}}}}\n  ready: {{node: i=7, type: uint16, bit: 3}}\n"
     ));
-    assert_eq!(map.readings[0].place, Place::Node(std::sync::Arc::new(crate::model::place::NodePlace { address: id.into(), member: None })));
+    assert_eq!(
+        map.readings[0].place,
+        Place::Node(std::sync::Arc::new(crate::model::place::NodePlace { address: id.into(), member: None }))
+    );
     assert_eq!((map.readings[0].decode.kind, map.readings[0].decode.order), (Kind::Int32, Order::Abcd));
     assert_eq!(map.points[0].transform.scale, Some("0.1".parse().unwrap()));
     assert_eq!(map.points[0].transform.invalid, [Raw::Int(-1)]);
