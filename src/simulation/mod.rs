@@ -4,6 +4,7 @@
 //! Requests are answered through tokio-modbus' servers, so that the gateway and what it talks to share no protocol code.
 
 mod line;
+mod opcua;
 mod server;
 mod unit;
 mod values;
@@ -25,6 +26,8 @@ use crate::config::examples::Proven;
 use crate::config::plan::{Connection, Protocol, Site};
 use crate::drivers::modbus::config::Link;
 use crate::drivers::modbus::config::ModbusConfig;
+use crate::drivers::opcua::config::{Endpoint, Security, User};
+use crate::mapping::device::Device;
 
 /// How a site is simulated.
 #[derive(Clone, Debug)]
@@ -99,7 +102,20 @@ impl Simulation {
             Self { addresses: BTreeMap::new(), _tasks: JoinSet::new(), _line_ends: Vec::new() };
         let mut networks = 0;
         for connection in &site.connections {
-            let Protocol::Modbus(config) = &connection.protocol else { continue };
+            let config = match &connection.protocol {
+                Protocol::Modbus(config) => config,
+                Protocol::Opcua(config) => {
+                    let listener = listen(&config.endpoint.host, config.endpoint.port, options, networks).await?;
+                    let address = listener.local_addr()?;
+                    let is_mute = |device: &Device| options.mute.contains(&*device.name);
+                    let devices: Vec<_> = connection.devices.iter().filter(|device| !is_mute(device)).cloned().collect();
+                    let server = opcua::server(&devices, options.still, address).map_err(io::Error::other)?;
+                    simulation._tasks.spawn(server.serve(listener));
+                    networks += 1;
+                    simulation.addresses.insert(connection.name.clone(), Address::Tcp(address));
+                    continue;
+                }
+            };
             let units = units(connection, proven, options);
             let address = simulation.serve(config, units, options, networks).await.map_err(|cause| {
                 io::Error::new(cause.kind(), format!("connection '{}': {cause}", connection.name))
@@ -143,7 +159,18 @@ impl Simulation {
     /// Puts the addresses of the simulated connections into the site.
     pub fn redirect(&self, site: &mut Site) {
         for connection in &mut site.connections {
-            let Protocol::Modbus(config) = &mut connection.protocol else { continue };
+            let config = match &mut connection.protocol {
+                Protocol::Modbus(config) => config,
+                Protocol::Opcua(config) => {
+                    if let Some(Address::Tcp(address)) = self.addresses.get(&connection.name) {
+                        let (host, port) = (address.ip().to_string(), address.port());
+                        config.endpoint = Endpoint { host, port, path: String::new() };
+                        // The simulated server is on this machine, and has no security and no users.
+                        (config.security, config.user) = (Security::None, User::Anonymous);
+                    }
+                    continue;
+                }
+            };
             // A pseudo-terminal has no transceiver.
             config.rs485 = None;
             match (&mut config.link, self.addresses.get(&connection.name)) {

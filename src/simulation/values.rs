@@ -25,23 +25,46 @@ pub struct Moving {
     course: Course,
 }
 
+/// How a number changes.
 #[derive(Clone, Copy, Debug)]
-enum Course {
+pub enum Course {
     /// Around the mean, once in so many seconds.
-    Swings { period: f64 },
+    Swings {
+        /// Seconds.
+        period: f64,
+    },
     /// Upwards, by so much in a second.
-    Counts { per_second: f64 },
+    Counts {
+        /// In the raw value's unit.
+        per_second: f64,
+    },
+}
+
+impl Course {
+    /// The course of a point that is `base` at the start; `at` is its place in the map.
+    pub fn of(point: &Point, base: f64, is_whole: bool, at: usize) -> Self {
+        if counts(point.unit.as_deref().unwrap_or_default()) {
+            let least = if is_whole { 0.1 } else { 0.001 };
+            Self::Counts { per_second: (base * 1e-6).max(least) }
+        } else {
+            Self::Swings { period: 11.0 + (at * 7 % 23) as f64 }
+        }
+    }
+
+    /// Its raw value, `now` after the start.
+    pub fn value(self, base: f64, now: Duration) -> f64 {
+        let t = now.as_secs_f64();
+        rounded(match self {
+            Self::Swings { period } => base * (1.0 + SWING * (t / period * TAU).sin()),
+            Self::Counts { per_second } => base + t * per_second,
+        })
+    }
 }
 
 impl Moving {
     /// What its addresses hold, `now` after the start.
     pub fn at(&self, now: Duration) -> Vec<(Cell, u16)> {
-        let t = now.as_secs_f64();
-        let value = match self.course {
-            Course::Swings { period } => self.base * (1.0 + SWING * (t / period * TAU).sin()),
-            Course::Counts { per_second } => self.base + t * per_second,
-        };
-        let raw = raw_of(self.reading.decode.kind, rounded(value));
+        let raw = raw_of(self.reading.decode.kind, self.course.value(self.base, now));
         raw.filter(|raw| !self.invalid.contains(raw))
             .and_then(|raw| cells_of(&self.reading, &raw))
             .unwrap_or_default()
@@ -73,7 +96,7 @@ pub fn fill(map: &DeviceMap, words: &mut BTreeMap<Cell, u16>) -> Vec<Moving> {
 }
 
 /// Does its raw value mean a quantity?
-fn is_a_measurement(map: &DeviceMap, point: &Point) -> bool {
+pub fn is_a_measurement(map: &DeviceMap, point: &Point) -> bool {
     let is_scale = |other: &Point| {
         other.transform.scale_from.is_some_and(|PointIx(ix)| map.points[ix as usize].name == point.name)
     };
@@ -96,12 +119,7 @@ fn course(point: &Point, reading: &Reading, words: &BTreeMap<Cell, u16>, at: usi
         Raw::Bool(_) | Raw::Text(_) | Raw::Json(_) => return None,
     };
     let is_whole = !matches!(reading.decode.kind, Kind::Float16 | Kind::Float32 | Kind::Float64);
-    let course = if counts(point.unit.as_deref().unwrap_or_default()) {
-        let least = if is_whole { 0.1 } else { 0.001 };
-        Course::Counts { per_second: (base * 1e-6).max(least) }
-    } else {
-        Course::Swings { period: 11.0 + (at * 7 % 23) as f64 }
-    };
+    let course = Course::of(point, base, is_whole, at);
     Some(Moving { reading: reading.clone(), invalid: point.transform.invalid.clone(), base, course })
         .filter(|_| !matches!(reading.decode.kind, Kind::Mod10k | Kind::Datetime(_)))
 }
@@ -117,7 +135,19 @@ fn counts(unit: &str) -> bool {
 /// What such a point might hold.
 fn plausible(map: &DeviceMap, point: &Point, reading: &Reading) -> Vec<(Cell, u16)> {
     let transform = &point.transform;
-    let value = match transform.labels.first_key_value() {
+    let value = plausible_number(map, point);
+    let kind = reading.decode.kind;
+    let tries = [value, value + 1.0, 100.0, 10.0, 1.0, 0.0].map(rounded);
+    let raws = tries.iter().filter_map(|value| raw_of(kind, *value)).chain([Raw::Text("sim".into())]);
+    raws.filter(|raw| !transform.invalid.contains(raw))
+        .find_map(|raw| cells_of(reading, &raw))
+        .unwrap_or_else(|| reading.place.cells().map(|cell| (cell, 0)).collect())
+}
+
+/// The raw number that such a point might hold.
+pub fn plausible_number(map: &DeviceMap, point: &Point) -> f64 {
+    let transform = &point.transform;
+    match transform.labels.first_key_value() {
         Some((label, _)) => *label as f64,
         None if !is_a_measurement(map, point) => 0.0,
         None => {
@@ -131,13 +161,7 @@ fn plausible(map: &DeviceMap, point: &Point, reading: &Reading) -> Vec<(Cell, u1
             let scale = transform.scale.as_ref().map_or(1.0, |scale| scale.to_f64());
             (typical - offset) / scale
         }
-    };
-    let kind = reading.decode.kind;
-    let tries = [value, value + 1.0, 100.0, 10.0, 1.0, 0.0].map(rounded);
-    let raws = tries.iter().filter_map(|value| raw_of(kind, *value)).chain([Raw::Text("sim".into())]);
-    raws.filter(|raw| !transform.invalid.contains(raw))
-        .find_map(|raw| cells_of(reading, &raw))
-        .unwrap_or_else(|| reading.place.cells().map(|cell| (cell, 0)).collect())
+    }
 }
 
 /// What a quantity of this unit often is.

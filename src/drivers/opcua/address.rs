@@ -42,7 +42,8 @@ fn index(uri: &str, namespaces: &[String]) -> Result<u16, AddressError> {
     at.ok_or_else(|| AddressError::Namespace(uri.to_string()))
 }
 
-fn node_id(
+/// A node id.
+pub fn node_id(
     text: &str,
     default: &dyn Fn() -> Result<u16, AddressError>,
     namespaces: &[String],

@@ -3,7 +3,7 @@
 //! [`link`] has a session for as long as it lasts, [`services`] the requests, [`nodes`] what the addresses of a site mean to this session,
 //! [`subscription`] what is watched, [`driver`] what becomes of all that.
 
-mod address;
+pub mod address;
 pub mod browse;
 pub mod config;
 mod driver;

@@ -194,7 +194,10 @@ impl Pki {
                 )));
             }
         };
-        let path = self.make("trusted")?.join(format!("{}.der", fingerprint(&der)));
+        let certificate = X509::from_der(&der)
+            .map_err(|_| PkiError::Certificate(format!("{what} is no certificate")))?;
+        // The name that the library looks for, so that there is one file of each.
+        let path = self.make("trusted")?.join(CertificateStore::cert_file_name(&certificate));
         write_private(&path, &der).map_err(|cause| PkiError::Io { path: path.clone(), cause })?;
         if let Some(old) = old {
             let _ = fs::remove_file(old);
@@ -206,14 +209,18 @@ impl Pki {
     pub fn distrust(&self, what: &str) -> Result<Known, PkiError> {
         let beginning = what.replace([':', ' '], "").to_lowercase();
         let trusted = self.trusted()?;
-        let mut fitting = trusted.into_iter().filter(|known| known.fingerprint.starts_with(&beginning));
-        let (Some(known), None, true) = (fitting.next(), fitting.next(), beginning.len() >= 8) else {
-            return Err(PkiError::Certificate(format!(
-                "'{what}' is not the beginning of one trusted fingerprint"
-            )));
+        let fitting: Vec<_> =
+            trusted.into_iter().filter(|known| known.fingerprint.starts_with(&beginning)).collect();
+        // Somebody may have put the same certificate there under another name.
+        let is_one = fitting.windows(2).all(|pair| pair[0].fingerprint == pair[1].fingerprint);
+        let Some(known) = fitting.first().filter(|_| is_one && beginning.len() >= 8) else {
+            let message = format!("'{what}' is not the beginning of one trusted fingerprint");
+            return Err(PkiError::Certificate(message));
         };
-        fs::remove_file(&known.path).map_err(|cause| PkiError::Io { path: known.path.clone(), cause })?;
-        Ok(known)
+        for Known { path, .. } in &fitting {
+            fs::remove_file(path).map_err(|cause| PkiError::Io { path: path.clone(), cause })?;
+        }
+        Ok(known.clone())
     }
 
     /// Where our own certificate lies.
