@@ -94,8 +94,11 @@ fn show(site: &Site, simulation: &Simulation, args: &SimulateArgs) {
     let mut table = Table::new(&["connection", "simulated at", "in the site", "devices"]);
     for connection in &site.connections {
         let at = simulation.addresses.get(&connection.name).map(ToString::to_string).unwrap_or_default();
-        let Protocol::Modbus(config) = &connection.protocol else { continue };
-        table.row([connection.name.clone(), at, config.link.to_string(), devices(connection, args)]);
+        let link = match &connection.protocol {
+            Protocol::Modbus(config) => config.link.to_string(),
+            Protocol::Opcua(config) => config.endpoint.to_string(),
+        };
+        table.row([connection.name.clone(), at, link, devices(connection, args)]);
     }
     out!("{}", table.render());
     if let Some(path) = &args.write {
@@ -114,7 +117,10 @@ fn show(site: &Site, simulation: &Simulation, args: &SimulateArgs) {
 fn devices(connection: &Connection, args: &SimulateArgs) -> String {
     let named = connection.devices.iter().map(|device| {
         let mute = if args.mute.iter().any(|name| **name == *device.name) { ", mute" } else { "" };
-        format!("{} (unit {}{mute})", device.name, device.unit)
+        match &connection.protocol {
+            Protocol::Modbus(_) => format!("{} (unit {}{mute})", device.name, device.unit),
+            Protocol::Opcua(_) => format!("{}{mute}", device.name),
+        }
     });
     named.collect::<Vec<_>>().join(", ")
 }

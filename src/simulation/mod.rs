@@ -105,10 +105,12 @@ impl Simulation {
             let config = match &connection.protocol {
                 Protocol::Modbus(config) => config,
                 Protocol::Opcua(config) => {
-                    let listener = listen(&config.endpoint.host, config.endpoint.port, options, networks).await?;
+                    let listener =
+                        listen(&config.endpoint.host, config.endpoint.port, options, networks).await?;
                     let address = listener.local_addr()?;
                     let is_mute = |device: &Device| options.mute.contains(&*device.name);
-                    let devices: Vec<_> = connection.devices.iter().filter(|device| !is_mute(device)).cloned().collect();
+                    let devices: Vec<_> =
+                        connection.devices.iter().filter(|device| !is_mute(device)).cloned().collect();
                     let server = opcua::server(&devices, options.still, address).map_err(io::Error::other)?;
                     simulation._tasks.spawn(server.serve(listener));
                     networks += 1;

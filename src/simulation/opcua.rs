@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use opcua::nodes::VariableBuilder;
 use opcua::server::address_space::AddressSpace;
-use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
 use opcua::server::diagnostics::NamespaceMetadata;
+use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
 use opcua::server::{Server, ServerBuilder, ServerHandle};
 use opcua::types::{DataTypeId, DataValue, DateTime, NodeId, QualifiedName, Variant};
 use tokio::net::TcpListener;
@@ -45,9 +45,15 @@ struct Node {
 
 /// Where a node is in a server that has been built.
 enum Where {
-    Id { namespace: String, id: NodeId },
+    Id {
+        namespace: String,
+        id: NodeId,
+    },
     /// The names from the Objects folder on, all in one namespace.
-    Path { namespace: String, names: Vec<String> },
+    Path {
+        namespace: String,
+        names: Vec<String>,
+    },
 }
 
 /// A server for these devices, at this address.
@@ -68,7 +74,9 @@ pub fn server(devices: &[Device], still: bool, address: SocketAddr) -> Result<Si
     let (server, handle) = builder.build()?;
     let mut nodes = Vec::new();
     for device in devices {
-        let of = |ix: usize| device.map.points.iter().find(|point| point.source == Source::Reading(ReadingIx(ix as u32)));
+        let of = |ix: usize| {
+            device.map.points.iter().find(|point| point.source == Source::Reading(ReadingIx(ix as u32)))
+        };
         for (ix, reading) in device.map.readings.iter().enumerate() {
             if let (Place::Node(place), Some(point)) = (&reading.place, of(ix)) {
                 nodes.extend(node(device, place, reading.decode.kind, point, ix, still));
@@ -90,18 +98,29 @@ fn namespaces(devices: &[Device]) -> BTreeMap<String, String> {
             if let Some((uri, _)) = place.address.strip_prefix("nsu=").and_then(|rest| rest.split_once(';')) {
                 uris.insert(uri.to_string());
             }
-            let index = place.address.strip_prefix("ns=").and_then(|rest| rest.split(';').next()?.parse::<u16>().ok());
+            let index = place
+                .address
+                .strip_prefix("ns=")
+                .and_then(|rest| rest.split(';').next()?.parse::<u16>().ok());
             highest = highest.max(index.unwrap_or(0));
         }
     }
     // 0 is OPC UA's own, 1 the server's.
-    let numbered = (2..=highest).map(|index| (format!("{index:05}"), format!("urn:taktbus:simulation:{index}")));
+    let numbered =
+        (2..=highest).map(|index| (format!("{index:05}"), format!("urn:taktbus:simulation:{index}")));
     let named = uris.into_iter().map(|uri| (format!("uri {uri}"), uri));
     numbered.chain(named).collect()
 }
 
 /// A node with its first value; `None`: the server has it by itself.
-fn node(device: &Device, place: &NodePlace, kind: Kind, point: &Point, at: usize, still: bool) -> Option<Node> {
+fn node(
+    device: &Device,
+    place: &NodePlace,
+    kind: Kind,
+    point: &Point,
+    at: usize,
+    still: bool,
+) -> Option<Node> {
     let default = device.nodes.namespace.as_deref();
     let address = match place.address.strip_prefix('/') {
         Some(path) => {
@@ -165,7 +184,9 @@ fn add(handle: &ServerHandle, nodes: Vec<Node>) -> Vec<Placed> {
     let mut placed = Vec::with_capacity(nodes.len());
     for Node { address, kind, base, course } in nodes {
         let (Where::Id { namespace, .. } | Where::Path { namespace, .. }) = &address;
-        let Some(manager) = handle.node_managers().get_by_name::<SimpleNodeManager>(namespace) else { continue };
+        let Some(manager) = handle.node_managers().get_by_name::<SimpleNodeManager>(namespace) else {
+            continue;
+        };
         let Some(index) = manager.namespaces().keys().next().copied() else { continue };
         let value = variant(kind, base);
         let id = {
@@ -245,4 +266,3 @@ fn variant(kind: Kind, number: f64) -> Variant {
         _ => Variant::Double(number),
     }
 }
-

@@ -205,7 +205,9 @@ impl OpcuaDriver {
                 "the server's clock can't be watched: a dead subscription is noticed by its keep-alives only"
             );
         }
-        items.iter().for_each(|item| self.items[*item].state = ItemState::New);
+        for item in &items {
+            (self.items[*item].state, self.items[*item].id) = (ItemState::New, None);
+        }
         self.monitor(session, at, &items).await
     }
 
@@ -216,7 +218,7 @@ impl OpcuaDriver {
         for ix in items {
             let item = &self.items[*ix];
             match session.nodes.of(item.device, item.reading) {
-                Ok(_) => wanted.push((*ix, item.deadband.is_some())),
+                Ok(_) => wanted.push((*ix, true)),
                 Err(cause) => found.push((*ix, cause)),
             }
         }
@@ -230,12 +232,13 @@ impl OpcuaDriver {
                 Ok(results) => {
                     for ((ix, filtered), result) in part.into_iter().zip(results) {
                         let code = result.status_code;
-                        if code.is_bad() && filtered {
+                        if filtered && is_about_the_filter(code) {
                             unfiltered.push((ix, false));
                         } else if code.is_bad() {
                             found.push((ix, Cause::Status(status(code))));
                         } else {
                             self.items[ix].state = ItemState::Awaited;
+                            self.items[ix].id = Some(result.monitored_item_id);
                         }
                     }
                 }
@@ -468,11 +471,15 @@ impl OpcuaDriver {
     }
 
     fn changed(&mut self, ix: usize, value: &DataValue, now: Instant) {
-        let Some(item) = self.items.get_mut(ix) else { return };
-        item.state = ItemState::Watched;
+        let Some(item) = self.items.get(ix) else { return };
         let (device, reading) = (item.device, item.reading);
         let Some(session) = &self.session else { return };
         let quality = session.nodes.quality(&self.devices[device], device, reading, value);
+        // There are servers that watch what does not exist, and say so by a value; it may exist some day.
+        self.items[ix].state = match quality.raw {
+            Err(cause @ Cause::Status(status)) if is_absence(status) => ItemState::Bad(cause),
+            _ => ItemState::Watched,
+        };
         self.take(ix, quality.raw, quality.uncertain, now);
     }
 
@@ -552,9 +559,17 @@ impl OpcuaDriver {
         for at in 0..self.subscriptions.len() {
             let bad: Vec<_> =
                 self.subscriptions[at].items.iter().copied().filter(|ix| is_bad(&self.items[*ix])).collect();
-            if !bad.is_empty() {
-                self.monitor(session, at, &bad).await?;
+            if bad.is_empty() {
+                continue;
             }
+            let watched: Vec<u32> = bad.iter().filter_map(|ix| self.items[*ix].id.take()).collect();
+            for part in watched.chunks(limits.monitor) {
+                match channel.unmonitor(self.subscriptions[at].id, part.to_vec(), limit).await {
+                    Err(Failure::Lost(code)) => return Err(Failure::Lost(code)),
+                    _ => {}
+                }
+            }
+            self.monitor(session, at, &bad).await?;
         }
         Ok(())
     }
@@ -698,6 +713,7 @@ fn items(devices: &[Arc<DevicePlan>]) -> (Vec<Item>, Vec<Duration>) {
                         queue: plan.device.nodes.queue.max(1),
                         targets: Vec::new(),
                         state: ItemState::New,
+                        id: None,
                     });
                     samplings.push(sampling);
                     items.len() - 1
@@ -707,6 +723,24 @@ fn items(devices: &[Arc<DevicePlan>]) -> (Vec<Item>, Vec<Duration>) {
         }
     }
     (items, samplings)
+}
+
+/// Does the server not want the filter, whatever it is of the node (OPC UA Part 4, 5.13.2.4)?
+fn is_about_the_filter(code: StatusCode) -> bool {
+    matches!(
+        code,
+        StatusCode::BadMonitoredItemFilterUnsupported
+            | StatusCode::BadMonitoredItemFilterInvalid
+            | StatusCode::BadFilterNotAllowed
+            | StatusCode::BadDeadbandFilterInvalid
+    )
+}
+
+/// Does it say that the node is not there?
+fn is_absence(status: Status) -> bool {
+    [StatusCode::BadNodeIdUnknown, StatusCode::BadNodeIdInvalid, StatusCode::BadAttributeIdInvalid]
+        .iter()
+        .any(|code| code.bits() == status.code)
 }
 
 fn batch(plan: &Arc<DevicePlan>, read: usize, gathered: Gathered, now: Instant) -> Batch {

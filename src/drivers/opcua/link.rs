@@ -252,7 +252,9 @@ fn explained(error: &Error) -> String {
                 error.status()
             )
         }
-        StatusCode::BadTooManySessions => format!("{}", error.status()),
+        StatusCode::BadConnectionClosed => {
+            "the server closes the connection at the first message: is it an OPC UA server?".into()
+        }
         _ => error.to_string(),
     }
 }

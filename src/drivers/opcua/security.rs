@@ -194,8 +194,8 @@ impl Pki {
                 )));
             }
         };
-        let certificate = X509::from_der(&der)
-            .map_err(|_| PkiError::Certificate(format!("{what} is no certificate")))?;
+        let certificate =
+            X509::from_der(&der).map_err(|_| PkiError::Certificate(format!("{what} is no certificate")))?;
         // The name that the library looks for, so that there is one file of each.
         let path = self.make("trusted")?.join(CertificateStore::cert_file_name(&certificate));
         write_private(&path, &der).map_err(|cause| PkiError::Io { path: path.clone(), cause })?;

@@ -7,11 +7,11 @@ use opcua::core::{RequestMessage, ResponseMessage};
 use opcua::types::{
     AttributeId, BrowseDescription, BrowseDirection, BrowseNextRequest, BrowsePath, BrowsePathResult,
     BrowseRequest, CreateMonitoredItemsRequest, CreateSubscriptionRequest, CreateSubscriptionResponse,
-    DataValue, DeleteSubscriptionsRequest, MonitoredItemCreateRequest, MonitoredItemCreateResult, NodeId,
-    PublishRequest, PublishResponse, QualifiedName, ReadRequest, ReadValueId, ReferenceDescription,
-    ReferenceTypeId, RegisterNodesRequest, RepublishRequest, RepublishResponse, StatusCode,
-    SubscriptionAcknowledgement, TimestampsToReturn, TranslateBrowsePathsToNodeIdsRequest, VariableId,
-    Variant, ViewDescription,
+    DataValue, DeleteMonitoredItemsRequest, DeleteSubscriptionsRequest, MonitoredItemCreateRequest,
+    MonitoredItemCreateResult, NodeId, PublishRequest, PublishResponse, QualifiedName, ReadRequest,
+    ReadValueId, ReferenceDescription, ReferenceTypeId, RegisterNodesRequest, RepublishRequest,
+    RepublishResponse, StatusCode, SubscriptionAcknowledgement, TimestampsToReturn,
+    TranslateBrowsePathsToNodeIdsRequest, VariableId, Variant, ViewDescription,
 };
 
 use super::link::{Channel, Failure};
@@ -235,6 +235,21 @@ impl Channel {
             items_to_create: Some(items),
         };
         all(answer!(self.request(request, limit).await, CreateMonitoredItems)?.results, count)
+    }
+
+    /// DeleteMonitoredItems (Part 4, 5.13.6).
+    pub async fn unmonitor(
+        &self,
+        subscription: u32,
+        items: Vec<u32>,
+        limit: Duration,
+    ) -> Result<(), Failure> {
+        let request = DeleteMonitoredItemsRequest {
+            request_header: self.header(limit),
+            subscription_id: subscription,
+            monitored_item_ids: Some(items),
+        };
+        answer!(self.request(request, limit).await, DeleteMonitoredItems).map(drop)
     }
 
     /// Publish (Part 4, 5.14.5): answered when there's a notification, or a keep-alive.

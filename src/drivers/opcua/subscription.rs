@@ -67,6 +67,8 @@ pub struct Item {
     pub targets: Vec<Target>,
     /// What is known of it in the present session.
     pub state: ItemState,
+    /// The server's number for it in the present subscription.
+    pub id: Option<u32>,
 }
 
 /// What is known of an item.
@@ -210,12 +212,11 @@ pub fn item_request(
         Trigger::Timestamp => DataChangeTrigger::StatusValueTimestamp,
     };
     // 1 is absolute, 0 is none (OPC UA Part 4, 7.22.2).
-    let (deadband_type, deadband_value) =
-        item.deadband.filter(|_| filtered).map_or((0, 0.0), |size| (1, size));
-    let filter = match (item.trigger, deadband_type) {
-        // The default of the protocol, which every server has.
-        (Trigger::Value, 0) => ExtensionObject::null(),
-        _ => ExtensionObject::from_message(DataChangeFilter { trigger, deadband_type, deadband_value }),
+    let (deadband_type, deadband_value) = item.deadband.map_or((0, 0.0), |size| (1, size));
+    // Status and value are the protocol's default, and there are servers that without a filter tell of the value only.
+    let filter = match filtered {
+        true => ExtensionObject::from_message(DataChangeFilter { trigger, deadband_type, deadband_value }),
+        false => ExtensionObject::null(),
     };
     request(node, handle, sampling, item.queue, filter)
 }
