@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use taktbus::config::plan::Protocol;
 use taktbus::config::{LoadOptions, load_text};
 use taktbus::drivers::modbus::config::{Line, Link, ModbusConfig, Parity};
 use taktbus::drivers::modbus::framing::crc;
@@ -214,7 +213,6 @@ async fn reads_per_second(config: ModbusConfig, devices: usize) -> f64 {
     );
     let loaded = load_text("rate.yaml", &text, &LoadOptions::default());
     let connection = loaded.site.expect("a site").connections.remove(0);
-    let Protocol::Modbus(_) = connection.protocol;
     let metrics: Vec<_> =
         connection.devices.iter().map(|device| Arc::new(DeviceMetrics::new(device.name.clone()))).collect();
     let plan = ModbusPlan::compile(config, connection.devices).expect("a plan");

@@ -178,7 +178,11 @@ fn site(simulator: SocketAddr, broker: SocketAddr) -> Site {
         allow_write: Default::default(),
         name: "bench".into(),
         connections: (0..DEVICES).map(connection).collect(),
-        routes: vec![Route { name: "local".into(), sink: SinkConfig::Mqtt(mqtt) }],
+        routes: vec![Route {
+            name: "local".into(),
+            sink: SinkConfig::Mqtt(mqtt),
+            passes: Default::default(),
+        }],
     }
 }
 

@@ -52,7 +52,7 @@ fn messages(folder: &Path) -> String {
     let memory = memory(&std::fs::read_to_string(folder.join("memory.txt")).unwrap());
     let mut out = Vec::new();
     for connection in site.connections {
-        let Protocol::Modbus(config) = connection.protocol;
+        let Protocol::Modbus(config) = connection.protocol else { panic!("a Modbus connection") };
         for planned in ModbusPlan::compile(config, connection.devices).unwrap().devices {
             let device = &planned.device;
             for (seq, (read, exchange)) in planned.reads.iter().zip(&planned.exchanges).enumerate() {

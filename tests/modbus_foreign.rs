@@ -115,6 +115,7 @@ fn device(unit: u8) -> Device {
             points: (0..8).map(PointIx).collect(),
         }],
         limits: Limits { max_gap: 20, response_timeout: Some(RESPONSE_TIMEOUT), ..Limits::default() },
+        nodes: Default::default(),
     }
 }
 

@@ -344,10 +344,8 @@ async fn a_missing_password_or_ca_is_a_reason_in_words() {
     let mut sink = MqttSink::new(config.clone(), will());
     let SinkEvent::Down(reason) = sink.event().await else { panic!() };
     assert!(reason.starts_with("secret file /nowhere/password: No such file"), "{reason}");
-    config.tls = Some(taktbus::northbound::mqtt::config::TlsConfig {
-        ca: Some("/nowhere/ca.pem".into()),
-        client: None,
-    });
+    config.tls =
+        Some(taktbus::northbound::tls::TlsConfig { ca: Some("/nowhere/ca.pem".into()), client: None });
     let mut sink = MqttSink::new(config, will());
     let SinkEvent::Down(reason) = sink.event().await else { panic!() };
     assert!(reason.starts_with("certificate file /nowhere/ca.pem: No such file"), "{reason}");

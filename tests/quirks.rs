@@ -213,7 +213,7 @@ async fn quirk_09_a_device_that_gives_whole_blocks_only_is_asked_for_whole_block
         });
         let site = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/fixed_blocks/site.yaml");
         let connection = load(&site, &LoadOptions::default()).site.unwrap().connections.remove(0);
-        let Protocol::Modbus(config) = connection.protocol;
+        let Protocol::Modbus(config) = connection.protocol else { panic!("a Modbus connection") };
         let plan = ModbusPlan::compile(config, connection.devices).unwrap();
         let (told, _) = told(plan, &plant, MINUTE).await;
         let expected = [

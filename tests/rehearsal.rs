@@ -61,7 +61,7 @@ async fn a_rehearsal_tells_what_a_device_makes_of_the_plan() {
     );
     let site = load_text("site.yaml", &text, &LoadOptions::default()).site.unwrap();
     let connection = site.connections.into_iter().next().unwrap();
-    let Protocol::Modbus(config) = connection.protocol;
+    let Protocol::Modbus(config) = connection.protocol else { panic!("a Modbus connection") };
     let plan = ModbusPlan::compile(config, connection.devices).unwrap();
     let (reads, lost) = rehearse(plan, Devices, Instant::now() + Duration::from_secs(60)).await;
     assert!(lost.is_none());

@@ -82,8 +82,12 @@ impl Path {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (events, received) = mpsc::channel(16);
         let (sent, messages) = mpsc::channel(16);
-        let route =
-            RouteInput { topic: "taktbus/{site}/{device}".into(), messages: sent, accounts: HashMap::new() };
+        let route = RouteInput {
+            topic: "taktbus/{site}/{device}".into(),
+            messages: sent,
+            accounts: HashMap::new(),
+            passes: Default::default(),
+        };
         runtime.spawn(pipeline::run(Identity { site: "bakery".into(), epoch: 7 }, vec![route], received));
         Self { plan, exchange, reply, runtime, events, messages, queue: DeadlineQueue::default() }
     }

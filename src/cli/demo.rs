@@ -11,6 +11,7 @@ use super::{DemoArgs, Outcome, SiteArgs, live, site, summary};
 use crate::config::plan::{SinkConfig, Site};
 use crate::config::{LoadOptions, load_text};
 use crate::demo::broker::Broker;
+use crate::northbound::mqtt::config::MqttConfig;
 use crate::simulation::{self, Simulation};
 
 /// The demo's site, as it's in the repository.
@@ -70,9 +71,16 @@ pub async fn demo(args: DemoArgs) -> Result<Outcome> {
 
 /// Puts the address of the embedded broker into the site: no simulated value goes to a real one.
 fn publish_to(site: &mut Site, broker: std::net::SocketAddr) {
-    for route in &mut site.routes {
-        let SinkConfig::Mqtt(config) = &mut route.sink;
-        (config.host, config.port) = (broker.ip().to_string(), broker.port());
-        (config.tls, config.user, config.password) = (None, None, None);
+    for (at, route) in site.routes.iter_mut().enumerate() {
+        match &mut route.sink {
+            SinkConfig::Mqtt(config) => {
+                (config.host, config.port) = (broker.ip().to_string(), broker.port());
+                (config.tls, config.user, config.password) = (None, None, None);
+            }
+            // The demo has a broker and no HTTP server: what would be POSTed is published there too.
+            SinkConfig::Http(_) => {
+                route.sink = SinkConfig::Mqtt(MqttConfig::plain(broker, format!("demo-{at}")))
+            }
+        }
     }
 }

@@ -104,9 +104,12 @@ fn show(site: &Site, simulation: &Simulation, args: &SimulateArgs) {
     if let Some(path) = &args.write {
         outln!("\n{} has these addresses: taktbus read {0}", path.display());
         for route in &site.routes {
-            let SinkConfig::Mqtt(config) = &route.sink;
-            if !is_here(&config.host) {
-                outln!("mind its broker: `taktbus run` would publish simulated values to {}", config.host);
+            let host = match &route.sink {
+                SinkConfig::Mqtt(config) => &config.host,
+                SinkConfig::Http(config) => &config.host,
+            };
+            if !is_here(host) {
+                outln!("mind its routes: `taktbus run` would send simulated values to {host}");
             }
         }
     }

@@ -33,16 +33,16 @@ pub fn check(written: &written::Site, folder: &Path, found: &mut Diagnostics) {
 
 /// The files that a route names.
 fn files(route: &Publish) -> impl Iterator<Item = &At<Text>> {
-    let secret = match route.password.as_ref().map(|at| &at.value) {
+    let secrets = [&route.password, &route.bearer].map(|secret| match secret.as_ref().map(|at| &at.value) {
         Some(Either::Long(words)) => words.file.as_deref(),
         _ => None,
-    };
-    [route.ca.as_deref(), route.cert.as_deref(), route.key.as_deref(), secret].into_iter().flatten()
+    });
+    [route.ca.as_deref(), route.cert.as_deref(), route.key.as_deref()].into_iter().chain(secrets).flatten()
 }
 
 /// The environment variable that holds a route's password.
 fn variable(route: &Publish) -> Option<&At<Text>> {
-    match &route.password.as_ref()?.value {
+    match &route.password.as_ref().or(route.bearer.as_ref())?.value {
         Either::Long(words) => words.env.as_deref(),
         Either::Short(_) => None,
     }

@@ -5,10 +5,12 @@ mod connection;
 mod device;
 pub mod examples;
 mod fit;
+mod http;
 mod include;
 mod library;
 mod look;
 mod merge;
+mod passes;
 pub mod plan;
 pub mod ports;
 mod publish;
@@ -28,11 +30,13 @@ use self::examples::Proven;
 use crate::document::types::Nullable;
 use crate::document::yaml::Node;
 use crate::document::{codes, read::At, read::Read as _, read::Reader, schema, source, yaml};
+use crate::drivers::opcua::config::User;
 use crate::mapping::compiled::DeviceMap;
 use crate::mapping::points::Points;
 use crate::mapping::profile::Profile;
 use crate::model::diagnostic::{Diagnostic, Diagnostics, Severity, SourceFile, Span};
 use crate::model::secret::Secret;
+use crate::northbound::http::config::Auth;
 
 /// Where profiles are looked for beside the site file's own `mappings/`.
 #[derive(Clone, Debug, Default)]
@@ -140,6 +144,7 @@ fn read_site(
     *proven = library.proven();
     let mut site = site?;
     site.routes.iter_mut().for_each(|route| beside(folder, route));
+    site.connections.iter_mut().for_each(|connection| user_beside(folder, connection));
     Some(site)
 }
 
@@ -171,15 +176,37 @@ fn is_profile(node: &Node) -> bool {
 
 /// Files that a route names are looked for beside the site file, wherever the program was started.
 fn beside(folder: &Path, route: &mut plan::Route) {
-    let plan::SinkConfig::Mqtt(mqtt) = &mut route.sink;
     // Joining leaves absolute paths alone.
     let resolve = |path: &mut PathBuf| *path = folder.join(&path);
-    if let Some(tls) = &mut mqtt.tls {
+    let (tls, secret) = match &mut route.sink {
+        plan::SinkConfig::Mqtt(mqtt) => (&mut mqtt.tls, mqtt.password.as_mut()),
+        plan::SinkConfig::Http(http) => {
+            let secret = match &mut http.auth {
+                Auth::None => None,
+                Auth::Bearer(secret) | Auth::Basic(_, secret) => Some(secret),
+            };
+            (&mut http.tls, secret)
+        }
+    };
+    if let Some(tls) = tls {
         tls.ca.iter_mut().for_each(resolve);
         tls.client.iter_mut().for_each(|(cert, key)| [cert, key].into_iter().for_each(resolve));
     }
-    if let Some(Secret::File(path)) = &mut mqtt.password {
+    if let Some(Secret::File(path)) = secret {
         resolve(path);
+    }
+}
+
+/// The same for the files of an OPC UA user.
+fn user_beside(folder: &Path, connection: &mut plan::Connection) {
+    let plan::Protocol::Opcua(config) = &mut connection.protocol else { return };
+    match &mut config.user {
+        User::Name(_, Secret::File(path)) => *path = folder.join(&path),
+        User::Certificate { cert, key } => {
+            *cert = folder.join(&cert);
+            *key = folder.join(&key);
+        }
+        User::Name(..) | User::Anonymous => {}
     }
 }
 

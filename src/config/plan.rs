@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::drivers::modbus::config::ModbusConfig;
 use crate::drivers::opcua::config::OpcuaConfig;
 use crate::mapping::device::Device;
+use crate::northbound::http::config::HttpConfig;
 use crate::northbound::mqtt::config::MqttConfig;
+use crate::pipeline::passes::Passes;
 
 /// A site that passed every check.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +59,8 @@ pub struct Route {
     pub name: String,
     /// Its protocol and settings.
     pub sink: SinkConfig,
+    /// What it carries.
+    pub passes: Passes,
 }
 
 /// The closed set of northbound protocols.
@@ -64,4 +68,6 @@ pub struct Route {
 pub enum SinkConfig {
     /// MQTT 3.1.1.
     Mqtt(MqttConfig),
+    /// HTTP/1.1 and HTTP/2.
+    Http(HttpConfig),
 }

@@ -13,7 +13,8 @@ use crate::document::suggest::did_you_mean;
 use crate::document::types::Text;
 use crate::model::diagnostic::{Diagnostics, Span};
 use crate::model::secret::Secret;
-use crate::northbound::mqtt::config::{MqttConfig, TlsConfig};
+use crate::northbound::mqtt::config::MqttConfig;
+use crate::northbound::tls::TlsConfig;
 
 const DEFAULT_TOPIC: &str = "taktbus/{site}/{device}";
 const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -124,7 +125,7 @@ fn broker(at: &At<Text>, found: &mut Diagnostics) -> Option<Broker> {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
@@ -218,8 +219,9 @@ fn password(written: &Publish, found: &mut Diagnostics) -> Option<Secret> {
     secret::secret(at, "password", found)
 }
 
-fn tls(written: &Publish, tls: bool, found: &mut Diagnostics) -> Option<TlsConfig> {
+pub fn tls(written: &Publish, tls: bool, found: &mut Diagnostics) -> Option<TlsConfig> {
     let path = |at: &Option<Box<At<Text>>>| at.as_ref().map(|at| PathBuf::from(&at.value.0));
+    let secure = if written.http.is_some() { "https://" } else { "mqtts://" };
     if !tls {
         for key in ["ca", "cert", "key"] {
             if let Some(span) = written.given(key) {
@@ -227,9 +229,9 @@ fn tls(written: &Publish, tls: bool, found: &mut Diagnostics) -> Option<TlsConfi
                     .error(
                         codes::TLS_ONLY,
                         span,
-                        format!("'{key}' is for TLS, and the address begins with mqtt://"),
+                        format!("'{key}' is for TLS, and the address does not begin with {secure}"),
                     )
-                    .help("write mqtts://");
+                    .help(format!("write {secure}"));
             }
         }
         return None;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::device::Wire;
 use super::library::Library;
+use super::passes::{Published, passes};
 use super::plan::{Connection, Protocol, Route, SinkConfig, Site};
-use super::{connection, device, publish, written};
+use super::{connection, device, http, publish, written};
 use crate::document::codes;
 use crate::document::read::At;
 use crate::document::suggest::did_you_mean;
@@ -15,6 +16,7 @@ use crate::drivers::modbus::config::Link;
 use crate::mapping::device::Device;
 use crate::model::diagnostic::Diagnostics;
 use crate::model::place::Place;
+use crate::pipeline::passes::Pass;
 
 /// The points of each device that is known, by all names that they have.
 type Writable = BTreeMap<String, Option<BTreeMap<String, device::Known>>>;
@@ -24,7 +26,7 @@ pub fn compile(written: &written::Site, library: &mut Library, found: &mut Diagn
     let mut connections = connections(written, found);
     let writable = devices(written, library, &mut connections, found);
     let allow_write = allow_write(written, &writable, found);
-    let routes = routes(written, found);
+    let routes = routes(written, &connections, found);
     let name = written.site.as_ref()?.value.0.clone();
     if found.has_errors() {
         return None;
@@ -230,7 +232,7 @@ fn allow_write(
     allowed
 }
 
-fn routes(written: &written::Site, found: &mut Diagnostics) -> Option<Vec<Route>> {
+fn routes(written: &written::Site, connections: &[Known<'_>], found: &mut Diagnostics) -> Option<Vec<Route>> {
     let at = written.publish.as_ref()?;
     if at.value.0.is_empty() {
         found
@@ -238,24 +240,84 @@ fn routes(written: &written::Site, found: &mut Diagnostics) -> Option<Vec<Route>
             .help("such as cloud: {mqtt: mqtt://localhost:1883}");
     }
     let site = written.site.as_ref().map_or("", |site| &site.value.0);
-    let devices: Vec<&At<String>> =
-        written.devices.iter().flat_map(|at| &at.value.0).map(|(name, _)| name).collect();
+    let names = written.devices.iter().flat_map(|at| &at.value.0).map(|(name, _)| name);
+    let compiled =
+        |name: &str| connections.iter().flat_map(|known| &known.devices).find(|device| &*device.name == name);
+    let points = |device: &Device| {
+        let published = device.map.points.iter().filter(|point| point.published);
+        published.map(|point| point.name.to_string()).collect()
+    };
+    let published: Published =
+        names.clone().map(|name| (name.value.clone(), compiled(&name.value).map(points))).collect();
     let mut clients: HashMap<(String, u16, String), &At<String>> = HashMap::new();
     let mut routes = Vec::new();
     for (name, route) in &at.value.0 {
-        let Some(config) =
-            route.as_ref().and_then(|route| publish::compile(name, route, site, &devices, found))
-        else {
-            continue;
+        let Some(route) = route else { continue };
+        let passes = passes(name, route, &published, found);
+        let carried: Vec<&At<String>> =
+            names.clone().filter(|name| passes.of(&name.value) != Pass::None).collect();
+        let sink = match kind(name, route, found) {
+            Some(Kind::Mqtt) => publish::compile(name, route, site, &carried, found).map(SinkConfig::Mqtt),
+            Some(Kind::Http) => {
+                let budgets = carried.iter().filter_map(|name| Some(compiled(&name.value)?.budget.within));
+                http::compile(route, budgets.min(), found).map(SinkConfig::Http)
+            }
+            None => None,
         };
-        let client = (config.host.clone(), config.port, config.client_id.clone());
-        if let Some(other) = clients.insert(client, name) {
-            // MQTT 3.1.1, [MQTT-3.1.4-2]: the broker disconnects the first when the second comes.
-            let message =
-                format!("routes '{}' and '{}' are the same client to one broker", other.value, name.value);
-            found.error(codes::CLIENT_ID, &name.span, message).help("give one of them another client_id");
+        let Some(sink) = sink else { continue };
+        if let SinkConfig::Mqtt(config) = &sink {
+            let client = (config.host.clone(), config.port, config.client_id.clone());
+            if let Some(other) = clients.insert(client, name) {
+                // MQTT 3.1.1, [MQTT-3.1.4-2]: the broker disconnects the first when the second comes.
+                let message = format!(
+                    "routes '{}' and '{}' are the same client to one broker",
+                    other.value, name.value
+                );
+                found.error(codes::CLIENT_ID, &name.span, message).help("give one of them another client_id");
+            }
         }
-        routes.push(Route { name: name.value.clone(), sink: SinkConfig::Mqtt(config) });
+        routes.push(Route { name: name.value.clone(), sink, passes });
     }
     Some(routes)
+}
+
+/// The kinds of routes.
+enum Kind {
+    Mqtt,
+    Http,
+}
+
+/// Keys of one kind of route.
+const MQTT_KEYS: [&str; 6] = ["client_id", "topic", "status_topic", "qos", "keep_alive", "window"];
+const HTTP_KEYS: [&str; 7] = ["bearer", "headers", "max_batch", "linger", "gzip", "timeout", "statuses"];
+
+/// The kind of a route, if it is one and has no key of another.
+fn kind(name: &At<String>, route: &written::Publish, found: &mut Diagnostics) -> Option<Kind> {
+    let (kind, foreign, what) = match (&route.mqtt, &route.http) {
+        (Some(_), None) => (Kind::Mqtt, &HTTP_KEYS[..], "HTTP"),
+        (None, Some(_)) => (Kind::Http, &MQTT_KEYS[..], "MQTT"),
+        (Some(_), Some(http)) => {
+            let message = format!("route '{}' is both mqtt and http", name.value);
+            found
+                .error(codes::BAD_ROUTE, &http.span, message)
+                .help("write two routes: each has its own queue");
+            return None;
+        }
+        (None, None) if route.faulty => return None,
+        (None, None) => {
+            let message = format!("route '{}' says neither mqtt nor http", name.value);
+            found
+                .error(codes::MISSING_KEY, &name.span, message)
+                .help("such as {mqtt: mqtt://localhost:1883} or {http: https://api.example/in}");
+            return None;
+        }
+    };
+    let before = found.errors();
+    for key in foreign {
+        if let Some(span) = route.given(key) {
+            let message = format!("'{key}' is for {what}, and route '{}' is not", name.value);
+            found.error(codes::BAD_ROUTE, span, message).help("remove it");
+        }
+    }
+    (found.errors() == before).then_some(kind)
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::document::codes;
 use crate::document::duration::{Duration, Interval, Rest};
 use crate::document::fields::{choice, document};
-use crate::document::read::{Read, Reader};
+use crate::document::read::{At, Read, Reader};
 use crate::document::scalar::{Meaning, meaning, shortened};
 use crate::document::schema::Schemas;
 use crate::document::types::{Either, Flag, Int, List, Name, Names, Nullable, Number, Text};
@@ -245,7 +245,31 @@ document! {
     pub struct Publish ("a route") {
         /// The broker: mqtt://HOST[:PORT], or mqtts://… with TLS.
         /// Example: `mqtts://broker.example:8883`
-        required mqtt: Text,
+        optional mqtt: Text,
+        /// Where messages are POSTed to: https://HOST[:PORT]/PATH, or http://….
+        /// Example: `https://api.example/v1/measurements`
+        optional http: Text,
+        /// Only these devices, or single points of them: DEVICE or DEVICE.POINT.
+        /// Example: `["main", "oven.temperature"]`
+        optional only: List<Text>,
+        /// All but these devices, or single points of them: DEVICE or DEVICE.POINT.
+        /// Example: `["oven.serial_number"]`
+        optional except: List<Text>,
+        /// HTTP: a token for the header Authorization: {env: NAME}, {file: PATH}, or the text itself.
+        optional bearer: Either<Text, SecretWords>,
+        /// HTTP: further headers; {site} and {device} stand for the names.
+        optional headers: Headers,
+        /// HTTP: how many messages one request may carry; more than 1 make a JSON array. Default 1.
+        /// Example: `100`
+        optional max_batch: Int<1, 1_000>,
+        /// HTTP: how long a request may wait for more messages, as far as budgets allow. Default 0ms.
+        optional linger: Duration<0, 60_000>,
+        /// HTTP: bodies that are larger are compressed (gzip). Default: none is.
+        optional gzip: Size,
+        /// HTTP: how long to wait for an answer. Default 10s.
+        optional timeout: Duration<100, 300_000>,
+        /// HTTP: send the statuses of devices and of the gateway too. Default false.
+        optional statuses: Flag,
         /// The MQTT client identifier. Default taktbus-SITE.
         /// Example: `gateway-7`
         optional client_id: Text,
@@ -280,7 +304,6 @@ document! {
         /// Memory for messages that wait while the broker is away. Default 32MiB.
         optional backlog: Size,
     }
-    unsupported: [("http", "HTTP")]
 }
 
 document! {
@@ -292,6 +315,40 @@ document! {
         /// The file that holds it.
         /// Example: `/etc/taktbus/secrets/mqtt`
         optional file: Text,
+    }
+}
+
+/// HTTP headers by name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Headers(pub Vec<(At<String>, At<Text>)>);
+
+/// Headers of one route.
+const MOST_HEADERS: usize = 32;
+
+impl Read for Headers {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        let entries = to.entries(node, "headers and their values")?;
+        if entries.len() > MOST_HEADERS {
+            to.error(codes::BAD_HEADER, node, format!("a route has at most {MOST_HEADERS} headers"));
+            return None;
+        }
+        let mut all = Vec::new();
+        for entry in &entries {
+            let name = At { value: entry.key.to_string(), span: to.span(entry.at) };
+            if let Some(value) = to.at::<Text>(entry.value) {
+                all.push((name, value));
+            }
+        }
+        Some(Self(all))
+    }
+
+    fn schema(_: &mut Schemas) -> Value {
+        json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$" },
+            "additionalProperties": { "type": "string" },
+            "examples": [{ "X-Line": "{site}-{device}" }],
+        })
     }
 }
 

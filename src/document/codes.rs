@@ -114,6 +114,10 @@ codes! {
     INCLUDE = "E095", "Profiles that include each other in a circle, too deep, or that do not agree.";
     NODE_ID = "E098", "A node id that OPC UA does not have.";
     NAME_RANGE = "E092", "A range in a point's name that is none, that is too long, or whose addresses are not known.";
+    BAD_ROUTE = "E120", "A route that is none, or two at once, or a setting of another kind of route.";
+    BAD_HEADER = "E121", "A header that a route cannot send.";
+    BAD_FILTER = "E122", "A filter of a route that names what is not there.";
+    LONG_LINGER = "W031", "A request that waits longer for more messages than a budget allows.";
     WRONG_PROTOCOL = "E110", "A device whose points its connection cannot read.";
     READ_TWICE = "E111", "An interval and a subscription for the same points.";
     UNUSED_CONNECTION = "W001", "A connection that no device uses.";

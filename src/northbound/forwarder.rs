@@ -107,6 +107,7 @@ pub async fn run<S: Sink>(
             }
             event = sink.event() => match event {
                 SinkEvent::Acked(token) => core.acked(token, Instant::now()),
+                SinkEvent::Refused(token, reason) => core.refused(token, &reason),
                 SinkEvent::Up => core.up(Instant::now()),
                 SinkEvent::Down(_) => core.down(Instant::now()),
             },

@@ -5,8 +5,11 @@ use bytes::Bytes;
 use crate::model::message::Message;
 
 mod alarm;
+mod backoff;
 pub mod forwarder;
+pub mod http;
 pub mod mqtt;
+pub mod tls;
 
 /// Names a message between offer and acknowledgement. The forwarder gives them out.
 pub type Token = u64;
@@ -18,6 +21,8 @@ pub enum SinkEvent {
     Up,
     /// The far side has acknowledged this message (PUBACK, 2xx).
     Acked(Token),
+    /// The far side will never take this message, and why. The others go on.
+    Refused(Token, String),
     /// The link is down. What was offered and not acknowledged is the forwarder's again: the sink has forgotten it.
     Down(String),
 }

@@ -13,13 +13,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::budget::OnLate;
 use crate::mapping::batch::{Batch, DeviceState, Event};
+use crate::mapping::compiled::PointIx;
 use crate::mapping::device::DevicePlan;
 use crate::mapping::transform::{Sample, evaluate};
 use crate::metrics::DeviceMetrics;
 use crate::model::message::{Kind, Message, Sampled};
+use passes::{Pass, Passes};
 use reporting::Reporting;
 
 pub mod encode;
+pub mod passes;
 mod reporting;
 pub mod status;
 
@@ -39,6 +42,8 @@ pub struct Identity {
 pub struct RouteInput {
     /// Topic template; `{site}` and `{device}` stand for the names.
     pub topic: String,
+    /// What it carries.
+    pub passes: Passes,
     /// To the route's forwarder, which never waits for its broker before it receives.
     pub messages: mpsc::Sender<Message>,
     /// What counts each device's messages on this route; a device without an entry counts them itself.
@@ -82,7 +87,6 @@ struct Device {
     prefix: Vec<u8>,
     /// Per route: the topic of messages, the topic of the status, and the account.
     ways: Vec<Way>,
-    next_seq: u64,
     /// What deadbands and means look back at.
     reporting: Reporting,
     state: Option<DeviceState>,
@@ -91,6 +95,9 @@ struct Device {
 }
 
 struct Way {
+    pass: Pass,
+    /// Without holes on this route, whatever it carries.
+    next_seq: u64,
     topic: Arc<str>,
     status_topic: Arc<str>,
     account: Arc<DeviceMetrics>,
@@ -137,35 +144,52 @@ impl Pipeline {
             Ok(_) => (batch.started, plan.device.budget.late),
             Err(_) => (batch.received, OnLate::Deliver),
         };
-        let seq = device.next_seq;
-        device.next_seq += 1;
         let mut uncertain = batch.uncertain_points();
         uncertain.retain(|(ix, _)| samples.iter().any(|(point, value)| point == ix && value.is_ok()));
-        payload.clear();
-        encode::data(
-            &device.prefix,
-            batch.stamp,
-            identity.epoch,
-            seq,
-            &map.points,
-            samples.iter(),
-            &uncertain,
-            payload,
-        );
-        let bytes = Bytes::copy_from_slice(payload);
-        let encoded = Instant::now();
-        for (route, way) in routes.iter().zip(&device.ways) {
+        let points = &map.points;
+        // Routes that carry the whole device have mostly the same message.
+        let mut whole: Option<(u64, Bytes)> = None;
+        for (route, way) in routes.iter().zip(&mut device.ways) {
+            let lets = |ix: &PointIx| way.pass.lets(&points[ix.0 as usize].name);
+            let seq = way.next_seq;
+            let same = whole.as_ref().filter(|(known, _)| way.pass == Pass::All && *known == seq);
+            let bytes = match same {
+                Some((_, bytes)) => bytes.clone(),
+                None => {
+                    let passing = samples.iter().filter(|(ix, _)| lets(ix));
+                    if passing.clone().next().is_none() {
+                        continue;
+                    }
+                    let uncertain: Vec<_> = uncertain.iter().filter(|(ix, _)| lets(ix)).copied().collect();
+                    payload.clear();
+                    encode::data(
+                        &device.prefix,
+                        batch.stamp,
+                        identity.epoch,
+                        seq,
+                        points,
+                        passing,
+                        &uncertain,
+                        payload,
+                    );
+                    Bytes::copy_from_slice(payload)
+                }
+            };
+            if way.pass == Pass::All {
+                whole = Some((seq, bytes.clone()));
+            }
+            way.next_seq += 1;
             way.account.sampled.inc();
             let sampled = Sampled {
                 device: way.account.clone(),
                 seq,
                 started,
                 received: batch.received,
-                encoded,
+                encoded: Instant::now(),
                 deadline: started + plan.device.budget.within,
                 late,
             };
-            let (topic, payload) = (way.topic.clone(), bytes.clone());
+            let (topic, payload) = (way.topic.clone(), bytes);
             let message = Message { topic, payload, retain: false, kind: Kind::Data(sampled) };
             // A forwarder that is gone has been ended by the supervisor, and so are we.
             let _ = route.messages.send(message).await;
@@ -201,7 +225,7 @@ impl Pipeline {
 /// Publishes a device's status on every route.
 async fn tell(identity: &Identity, routes: &[RouteInput], device: &mut Device) {
     let missed = device.plan.metrics.missed_ticks.get();
-    for (route, way) in routes.iter().zip(&mut device.ways) {
+    for (route, way) in routes.iter().zip(&mut device.ways).filter(|(_, way)| way.pass != Pass::None) {
         way.told = status::Counts::of(&way.account, missed);
         let payload = status::device(&identity.site, &device.plan, device.state, &way.account);
         let message = Message {
@@ -236,6 +260,8 @@ impl Device {
         let way = |route: &RouteInput| {
             let topic = topic(&route.topic, &identity.site, name);
             Way {
+                pass: route.passes.of(name),
+                next_seq: 0,
                 status_topic: format!("{topic}/status").into(),
                 topic: topic.into(),
                 account: route.accounts.get(name).unwrap_or(&plan.metrics).clone(),
@@ -246,7 +272,6 @@ impl Device {
             plan: plan.clone(),
             prefix: encode::prefix(&identity.site, name),
             ways: routes.iter().map(way).collect(),
-            next_seq: 0,
             reporting: Reporting::default(),
             state: None,
             lost: 0,

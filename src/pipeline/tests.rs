@@ -74,7 +74,12 @@ async fn through(events: Vec<Event>) -> Vec<Message> {
         to.send(event).await.unwrap();
     }
     drop(to);
-    let route = RouteInput { topic: "plant/{site}/{device}".into(), messages, accounts: HashMap::new() };
+    let route = RouteInput {
+        topic: "plant/{site}/{device}".into(),
+        messages,
+        accounts: HashMap::new(),
+        passes: Default::default(),
+    };
     run(Identity { site: "bakery".into(), epoch: 7 }, vec![route], from).await;
     let mut all = Vec::new();
     while let Some(message) = out.recv().await {
@@ -150,7 +155,12 @@ async fn after_a_loss_a_deadband_compares_with_nothing() {
     let plan = plan(Some(Deadband::Absolute("2".parse().unwrap())));
     let (to, from) = mpsc::channel(100);
     let (messages, mut out) = mpsc::channel(100);
-    let route = RouteInput { topic: "{device}".into(), messages, accounts: HashMap::new() };
+    let route = RouteInput {
+        topic: "{device}".into(),
+        messages,
+        accounts: HashMap::new(),
+        passes: Default::default(),
+    };
     let running = tokio::spawn(run(Identity { site: "bakery".into(), epoch: 7 }, vec![route], from));
     let mut seqs = Vec::new();
     for (reading, lost) in [(10, 0), (11, 1), (11, 0)] {

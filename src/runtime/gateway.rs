@@ -25,6 +25,7 @@ use crate::metrics::{ConnectionMetrics, DeviceMetrics, Metrics, RouteMetrics};
 use crate::model::message::{Kind, Message};
 use crate::model::time::Stamp;
 use crate::northbound::forwarder::{self, Settings, Summary};
+use crate::northbound::http::HttpSink;
 use crate::northbound::mqtt::{MqttSink, Will};
 use crate::pipeline::{self, Identity, RouteInput, status};
 
@@ -259,31 +260,46 @@ impl Gateway {
         let mut inputs = Vec::new();
         for (route, metrics) in self.routes.iter().zip(&self.metrics.routes) {
             let (messages, received) = mpsc::channel(MESSAGES);
-            let SinkConfig::Mqtt(config) = &route.sink;
             let site = &self.identity.site;
-            let topic: Arc<str> = config.status_topic.replace("{site}", site).into();
+            let (topic, status_topic, backlog_bytes) = match &route.sink {
+                SinkConfig::Mqtt(config) => {
+                    (config.topic.clone(), &*config.status_topic, config.backlog_bytes)
+                }
+                // HTTP has no topics; these tell its messages apart within the program.
+                SinkConfig::Http(config) => ("{device}".to_string(), "/status", config.backlog_bytes),
+            };
+            let status_topic: Arc<str> = status_topic.replace("{site}", site).into();
             let status = |payload: Vec<u8>| Message {
-                topic: topic.clone(),
+                topic: status_topic.clone(),
                 payload: payload.into(),
                 retain: true,
                 kind: Kind::Status,
             };
             let birth = status(status::site(site, Some((self.identity.epoch, self.metrics.devices.len()))));
             let offline = status(status::site(site, None));
-            let will = Will { topic: topic.clone(), payload: offline.payload.clone() };
-            let sink = MqttSink::new(config.clone(), will);
             let settings = Settings {
                 site: site.clone(),
                 epoch: self.identity.epoch,
-                backlog_bytes: config.backlog_bytes,
-                offline: Some(offline),
+                backlog_bytes,
+                offline: Some(offline.clone()),
             };
             // The channel is empty and has room. The forwarder repeats its statuses at every connect.
             let _ = messages.try_send(birth);
-            forwarders.spawn(forwarder::run(sink, received, settings, metrics.clone(), stop.clone()));
+            let (metrics, over) = (metrics.clone(), stop.clone());
             let accounts =
                 metrics.devices.iter().map(|device| (device.name.clone(), device.clone())).collect();
-            inputs.push(RouteInput { topic: config.topic.clone(), messages, accounts });
+            match &route.sink {
+                SinkConfig::Mqtt(config) => {
+                    let will = Will { topic: status_topic, payload: offline.payload };
+                    let sink = MqttSink::new(config.clone(), will);
+                    forwarders.spawn(forwarder::run(sink, received, settings, metrics, over));
+                }
+                SinkConfig::Http(config) => {
+                    let sink = HttpSink::new(config.clone(), site.clone(), self.identity.epoch);
+                    forwarders.spawn(forwarder::run(sink, received, settings, metrics, over));
+                }
+            }
+            inputs.push(RouteInput { topic, passes: route.passes.clone(), messages, accounts });
         }
         (forwarders, stop, inputs)
     }

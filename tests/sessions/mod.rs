@@ -47,7 +47,7 @@ pub fn plan(connection: &str, devices: &str) -> ModbusPlan {
     let loaded = config::load_text("site.yaml", &text, &LoadOptions::default());
     let site = loaded.site.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
     let connection = site.connections.into_iter().next().unwrap();
-    let Protocol::Modbus(config) = connection.protocol;
+    let Protocol::Modbus(config) = connection.protocol else { panic!("a Modbus connection") };
     ModbusPlan::compile(config, connection.devices).unwrap()
 }
 

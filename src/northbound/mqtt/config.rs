@@ -1,9 +1,9 @@
 //! What a site file says about an MQTT route, compiled.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::secret::Secret;
+use crate::northbound::tls::TlsConfig;
 
 /// An MQTT route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,11 +34,22 @@ pub struct MqttConfig {
     pub backlog_bytes: usize,
 }
 
-/// How an `mqtts://` connection is verified. Verification can't be switched off.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsConfig {
-    /// PEM file of the certificate authorities to trust; `None`: the system's.
-    pub ca: Option<PathBuf>,
-    /// PEM files of the client's certificate chain and private key.
-    pub client: Option<(PathBuf, PathBuf)>,
+impl MqttConfig {
+    /// A route to a broker without TLS or users, and all else as by default.
+    pub fn plain(broker: std::net::SocketAddr, client_id: String) -> Self {
+        Self {
+            host: broker.ip().to_string(),
+            port: broker.port(),
+            tls: None,
+            client_id,
+            user: None,
+            password: None,
+            qos: 1,
+            keep_alive: Duration::from_secs(10),
+            window: 100,
+            topic: "taktbus/{site}/{device}".into(),
+            status_topic: "taktbus/{site}/status".into(),
+            backlog_bytes: 32 << 20,
+        }
+    }
 }

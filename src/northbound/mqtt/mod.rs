@@ -20,20 +20,18 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use self::backoff::{Backoff, random};
 use self::config::MqttConfig;
 use self::link::{Link, Step};
-use self::tls::TlsError;
+use super::backoff::{Backoff, random};
+use super::tls::{self, TlsError};
 use super::{Refused, Sink, SinkEvent, Token};
 use crate::model::message::Message;
 
 pub use self::link::MAX_PACKET;
 
-mod backoff;
 pub mod config;
 mod link;
 mod prompt;
-mod tls;
 mod window;
 
 /// A link that held this long has proven itself: the next failure is a first one.

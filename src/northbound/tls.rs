@@ -1,13 +1,20 @@
 //! The client's side of TLS: whom to trust, and who we are. Verification can't be switched off.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use super::config::TlsConfig;
+/// How a connection is verified. Verification can't be switched off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// PEM file of the certificate authorities to trust; `None`: the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM files of the client's certificate chain and private key.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
 
 /// The files can't be used; the text says which and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +40,15 @@ pub(super) fn client_config(tls: &TlsConfig) -> Result<Arc<ClientConfig>, TlsErr
         TlsError(format!("client certificate {} with key {}: {error}", chain.display(), key.display()))
     })?;
     Ok(Arc::new(config))
+}
+
+/// A client that trusts nobody: for connections without TLS, through a library that wants one all the same.
+pub(super) fn trusts_nobody() -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError(format!("TLS: {error}")))?;
+    Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 fn roots_of(path: &Path) -> Result<RootCertStore, TlsError> {
