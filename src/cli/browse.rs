@@ -263,7 +263,7 @@ mod tests {
     fn points_get_names_of_their_own() {
         let mut found = plant();
         without_the_server(&mut found);
-        let expected = "- speed: {node: nsu=urn:plant;s=L1.Speed, type: float64}\n- line_2_speed: {node: nsu=urn:plant;s=L2.Speed, type: float64}\n- count: {node: nsu=urn:plant;s=L2.Count, type: int32}\n";
+        let expected = "- speed: {node: 'nsu=urn:plant;s=L1.Speed', type: float64}\n- line_2_speed: {node: 'nsu=urn:plant;s=L2.Speed', type: float64}\n- count: {node: 'nsu=urn:plant;s=L2.Count', type: int32}\n";
         assert_eq!(points(&found, None, "- "), expected);
     }
 

@@ -63,9 +63,14 @@ fn opcua(name: &At<String>, written: &Connection, found: &mut Diagnostics) -> Op
     }
     let at = written.opcua.as_ref()?;
     let Some(endpoint) = Endpoint::of(&at.value.0) else {
+        // One with a user in it is not shown: it may hold a password.
+        let message = match at.value.0.contains('@') {
+            true => "user and password are no part of the endpoint".to_string(),
+            false => format!("'{}' is no OPC UA endpoint", shortened(&at.value.0)),
+        };
         found
-            .error(codes::BAD_HOST, &at.span, format!("'{}' is no OPC UA endpoint", shortened(&at.value.0)))
-            .help("such as opc.tcp://192.168.1.60:4840; a user and a password have keys of their own");
+            .error(codes::BAD_HOST, &at.span, message)
+            .help("such as opc.tcp://192.168.1.60:4840; user and password have keys of their own");
         return None;
     };
     let mode = written.security_mode.as_ref().map(|at| at.value);

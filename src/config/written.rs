@@ -265,7 +265,7 @@ document! {
         /// HTTP: how long a request may wait for more messages, as far as budgets allow. Default 0ms.
         optional linger: Duration<0, 60_000>,
         /// HTTP: bodies that are larger are compressed (gzip). Default: none is.
-        optional gzip: Size,
+        optional gzip: Threshold,
         /// HTTP: how long to wait for an answer. Default 10s.
         optional timeout: Duration<100, 300_000>,
         /// HTTP: send the statuses of devices and of the gateway too. Default false.
@@ -302,7 +302,7 @@ document! {
         /// Example: `/etc/taktbus/secrets/client.key`
         optional key: Text,
         /// Memory for messages that wait while the broker is away. Default 32MiB.
-        optional backlog: Size,
+        optional backlog: Backlog,
     }
 }
 
@@ -397,20 +397,29 @@ impl Read for Format {
     }
 }
 
-/// A number of bytes.
+/// A number of bytes, between so many KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub usize);
+pub struct Size<const MIN_KIB: u64, const MAX_KIB: u64>(pub usize);
 
-/// Smallest and largest backlog, in KiB: a few messages, and what a 32-bit gateway can address.
-const SIZES_KIB: std::ops::RangeInclusive<u64> = 64..=1024 * 1024;
+/// A backlog: from a few messages to what a 32-bit gateway can address.
+pub type Backlog = Size<64, { 1024 * 1024 }>;
 
-impl Read for Size {
+/// A body that is worth compressing.
+pub type Threshold = Size<1, 1024>;
+
+impl<const MIN_KIB: u64, const MAX_KIB: u64> Read for Size<MIN_KIB, MAX_KIB> {
     fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
-        const EXAMPLES: &str = "such as 512KiB or 64MiB, from 64KiB to 1GiB";
+        let shown = |kib: u64| match kib {
+            kib if kib % (1024 * 1024) == 0 => format!("{}GiB", kib / 1024 / 1024),
+            kib if kib % 1024 == 0 => format!("{}MiB", kib / 1024),
+            kib => format!("{kib}KiB"),
+        };
+        let middle = if MIN_KIB >= 64 { "512KiB or 64MiB" } else { "1KiB or 16KiB" };
+        let examples = format!("such as {middle}, from {} to {}", shown(MIN_KIB), shown(MAX_KIB));
         let text = match meaning(node) {
             Meaning::Bare(text) | Meaning::Quoted(text) => text,
             _ => {
-                to.expected(node, "a size in bytes").help(EXAMPLES);
+                to.expected(node, "a size in bytes").help(examples);
                 return None;
             }
         };
@@ -418,17 +427,18 @@ impl Read for Size {
         let kib = units.iter().find_map(|(unit, kib)| {
             text.strip_suffix(unit)?.trim_end().parse::<u64>().ok()?.checked_mul(*kib)
         });
-        match kib.filter(|kib| SIZES_KIB.contains(kib)) {
+        match kib.filter(|kib| (MIN_KIB..=MAX_KIB).contains(kib)) {
             Some(kib) => usize::try_from(kib * 1024).ok().map(Self),
             None => {
                 to.error(codes::BAD_SIZE, node, format!("'{}' is no size for this", shortened(text)))
-                    .help(EXAMPLES);
+                    .help(examples);
                 None
             }
         }
     }
 
     fn schema(_: &mut Schemas) -> Value {
-        json!({ "type": "string", "pattern": "^[0-9]+ ?(KiB|MiB|GiB)$", "examples": ["64MiB"] })
+        let example = if MIN_KIB >= 64 { "64MiB" } else { "1KiB" };
+        json!({ "type": "string", "pattern": "^[0-9]+ ?(KiB|MiB|GiB)$", "examples": [example] })
     }
 }

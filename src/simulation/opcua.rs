@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,17 @@ pub struct Simulated {
     handle: ServerHandle,
     nodes: Vec<Node>,
     still: bool,
+    pki: Folders,
+}
+
+/// Folders that are gone when nobody needs them any more.
+struct Folders(PathBuf);
+
+impl Drop for Folders {
+    fn drop(&mut self) {
+        // Nothing is in them; who can't remove them leaves them.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 struct Node {
@@ -59,7 +71,11 @@ enum Where {
 /// A server for these devices, at this address.
 pub fn server(devices: &[Device], still: bool, address: SocketAddr) -> Result<Simulated, String> {
     let namespaces = namespaces(devices);
+    // The library wants folders for certificates, even where there are none.
+    let pki =
+        std::env::temp_dir().join(format!("taktbus-simulation-{}-{}", std::process::id(), address.port()));
     let mut builder = ServerBuilder::new_anonymous("taktbus simulation")
+        .pki_dir(&pki)
         .application_uri("urn:taktbus:simulation")
         .host(address.ip().to_string())
         .port(address.port())
@@ -83,7 +99,7 @@ pub fn server(devices: &[Device], still: bool, address: SocketAddr) -> Result<Si
             }
         }
     }
-    Ok(Simulated { server, handle, nodes, still })
+    Ok(Simulated { server, handle, nodes, still, pki: Folders(pki) })
 }
 
 /// The namespaces that the devices' addresses name: by the name of the manager that has each. An index that is written as a number
@@ -151,7 +167,7 @@ fn node(
 impl Simulated {
     /// Serves until it's dropped.
     pub async fn serve(self, listener: TcpListener) {
-        let Self { server, handle, nodes, still } = self;
+        let Self { server, handle, nodes, still, pki: _folders } = self;
         // The library makes tasks of its own, which end with this token.
         let _over = handle.token().clone().drop_guard();
         let serving = server.run_with(listener);

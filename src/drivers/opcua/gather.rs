@@ -155,27 +155,41 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::mapping::compiled::{PointIx, ReadingIx};
+    use crate::mapping::compiled::{Point, PointIx, ReadingIx, Transform};
     use crate::mapping::device::Every;
+    use crate::model::decimal::Decimal;
 
-    fn map(points: &str) -> DeviceMap {
-        let text = format!("profile: acme/press\npoints:\n{points}");
-        (*crate::config::load_profile_text("press.yaml", &text).map.unwrap()).clone()
+    fn point(source: Source) -> Point {
+        Point {
+            name: "a".into(),
+            unit: None,
+            source,
+            transform: Transform::default(),
+            published: true,
+            plausible: None,
+            deadband: None,
+            heartbeat: None,
+            smooth: None,
+            alone: false,
+            rate: "default".into(),
+        }
     }
 
-    fn gather(points: &str, publishes: &[u32]) -> Gather {
-        let map = map(points);
-        let publishes: Vec<_> = publishes.iter().map(|ix| PointIx(*ix)).collect();
+    /// A read of so many nodes, and of points made from them.
+    fn gather(nodes: u32, points: &[Source]) -> Gather {
+        let map = DeviceMap { points: points.iter().cloned().map(point).collect(), ..DeviceMap::default() };
+        let all: Vec<_> = (0..points.len()).map(|ix| PointIx(ix as u32)).collect();
         let read = Read {
             every: Every::Changes(Duration::from_millis(250)),
-            readings: (0..map.readings.len()).map(|ix| ReadingIx(ix as u32)).collect(),
-            points: (0..map.points.len()).map(|ix| PointIx(ix as u32)).collect(),
-            publishes,
+            readings: (0..nodes).map(ReadingIx).collect(),
+            points: all.clone(),
+            publishes: all,
         };
         Gather::new(&map, &read)
     }
 
-    const PLAIN: &str = "  a: {node: i=1}\n  b: {node: i=2}\n  c: {node: i=3}\n";
+    const PLAIN: [Source; 3] =
+        [Source::Reading(ReadingIx(0)), Source::Reading(ReadingIx(1)), Source::Reading(ReadingIx(2))];
 
     fn int(number: i64) -> Result<Raw, Cause> {
         Ok(Raw::Int(number))
@@ -183,7 +197,7 @@ mod tests {
 
     #[test]
     fn what_changed_is_a_part_of_the_read_and_all_is_the_read() {
-        let mut gather = gather(PLAIN, &[0, 1, 2]);
+        let mut gather = gather(3, &PLAIN);
         let status = Status { code: 0x4090_0000, name: Some("UncertainLastUsableValue") };
         assert_eq!(gather.take(2, int(3), Some(status)), None);
         assert_eq!(gather.take(0, int(1), None), None);
@@ -203,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_second_value_of_a_node_begins_another_batch() {
-        let mut gather = gather(PLAIN, &[0, 1, 2]);
+        let mut gather = gather(3, &PLAIN);
         assert_eq!(gather.take(0, int(1), None), None);
         assert_eq!(gather.take(1, int(7), None), None);
         let first = gather.take(0, int(2), None).unwrap();
@@ -213,8 +227,8 @@ mod tests {
 
     #[test]
     fn a_computed_point_takes_the_last_values_and_waits_for_the_first() {
-        let mut gather =
-            gather("  a: {node: i=1}\n  b: {node: i=2}\n  sum: {sum: {a: 1, b: 1}}\n", &[0, 1, 2]);
+        let sum = Source::Sum(vec![(PointIx(0), Decimal::ONE), (PointIx(1), Decimal::ONE)]);
+        let mut gather = gather(2, &[PLAIN[0].clone(), PLAIN[1].clone(), sum]);
         gather.take(0, int(1), None);
         let first = gather.flush().unwrap();
         assert_eq!(first.part.unwrap().publishes, [PointIx(0)], "b has not come yet");
