@@ -68,7 +68,8 @@ fn messages(folder: &Path) -> String {
                 samples.retain(|(ix, _)| read.publishes.contains(ix));
                 let stamp = Stamp::from_unix_micros(0).unwrap();
                 let prefix = encode::prefix(&site.name, &device.name);
-                encode::data(&prefix, stamp, 1, seq as u64, points, samples.iter(), &[], &mut out);
+                let heading = encode::Heading { prefix: &prefix, stamp, epoch: 1, seq: seq as u64 };
+                encode::data(&heading, points, samples.iter(), &[], &mut out);
                 out.push(b'\n');
             }
         }

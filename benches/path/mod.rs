@@ -106,7 +106,8 @@ impl Path {
     pub fn encode(&self, samples: &[Sample], out: &mut Vec<u8>) {
         out.clear();
         let prefix = encode::prefix("bakery", "main");
-        encode::data(&prefix, Stamp::now(), 7, 4711, &self.plan.device.map.points, samples.iter(), &[], out);
+        let heading = encode::Heading { prefix: &prefix, stamp: Stamp::now(), epoch: 7, seq: 4711 };
+        encode::data(&heading, &self.plan.device.map.points, samples.iter(), &[], out);
     }
 
     /// From the last byte of the reply to the message in the deadline queue, channels between the tasks included.

@@ -96,7 +96,8 @@ fn judge_device(site: &str, planned: &PlannedDevice) {
             let prefix = encode::prefix(site, &device.name);
             let stamp = Stamp::from_unix_micros(0).expect("1970");
             let mut message = Vec::new();
-            encode::data(&prefix, stamp, 1, 1, &device.map.points, samples.iter(), &[], &mut message);
+            let heading = encode::Heading { prefix: &prefix, stamp, epoch: 1, seq: 1 };
+            encode::data(&heading, &device.map.points, samples.iter(), &[], &mut message);
             let json: Value = serde_json::from_slice(&message).expect("a message is JSON");
             let count = |key| json[key].as_object().map_or(0, serde_json::Map::len);
             assert_eq!(count("values") + count("bad"), samples.len(), "{json}");

@@ -122,16 +122,8 @@ impl Printer {
         if self.json {
             let mut out = Vec::new();
             let prefix = encode::prefix(&self.site, &device.name);
-            encode::data(
-                &prefix,
-                batch.stamp,
-                0,
-                self.seq,
-                points,
-                samples.iter(),
-                &batch.uncertain_points(),
-                &mut out,
-            );
+            let heading = encode::Heading { prefix: &prefix, stamp: batch.stamp, epoch: 0, seq: self.seq };
+            encode::data(&heading, points, samples.iter(), &batch.uncertain_points(), &mut out);
             self.seq += 1;
             outln!("{}", String::from_utf8_lossy(&out));
             return;

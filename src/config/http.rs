@@ -40,11 +40,9 @@ pub fn compile(written: &Publish, tightest: Option<Duration>, found: &mut Diagno
     let server = server?;
     let tls = tls(written, server.tls, found);
     if !server.tls && !is_loopback(&server.host) {
-        for at in [written.bearer.as_ref().map(|at| &at.span), written.password.as_ref().map(|at| &at.span)] {
-            if let Some(span) = at {
-                let message = format!("this travels unencrypted to {}", server.host);
-                found.warning(codes::CLEAR_PASSWORD, span, message).help("use https://");
-            }
+        for at in [&written.bearer, &written.password].into_iter().flatten() {
+            let message = format!("this travels unencrypted to {}", server.host);
+            found.warning(codes::CLEAR_PASSWORD, &at.span, message).help("use https://");
         }
     }
     let config = HttpConfig {

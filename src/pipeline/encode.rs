@@ -20,17 +20,27 @@ pub fn prefix(site: &str, device: &str) -> Vec<u8> {
     out
 }
 
+/// What a data message begins with.
+pub struct Heading<'h> {
+    /// The part that never changes.
+    pub prefix: &'h [u8],
+    /// When the values arrived.
+    pub stamp: Stamp,
+    /// The run of the gateway.
+    pub epoch: u64,
+    /// The message's number within (device, epoch) on its route.
+    pub seq: u64,
+}
+
 /// A data message. `samples` are those to publish, `uncertain` those of them whose value the device is not sure of.
 pub fn data<'a>(
-    prefix: &[u8],
-    stamp: Stamp,
-    epoch: u64,
-    seq: u64,
+    heading: &Heading<'_>,
     points: &[Point],
     samples: impl Iterator<Item = &'a Sample> + Clone,
     uncertain: &[(PointIx, Status)],
     out: &mut Vec<u8>,
 ) {
+    let Heading { prefix, stamp, epoch, seq } = heading;
     out.extend_from_slice(prefix);
     let _ = write!(Bytes(out), "{stamp}\",\"epoch\":{epoch},\"seq\":{seq},\"values\":{{");
     let mut first = true;
@@ -165,7 +175,9 @@ mod tests {
         ];
         let stamp = Stamp::from_unix_micros(1_763_812_800_123_000).unwrap();
         let mut out = Vec::new();
-        data(&prefix("bakery", "main"), stamp, 7, 4711, &points, samples.iter(), &[], &mut out);
+        let prefix = prefix("bakery", "main");
+        let heading = Heading { prefix: &prefix, stamp, epoch: 7, seq: 4711 };
+        data(&heading, &points, samples.iter(), &[], &mut out);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             r#"{"site":"bakery","device":"main","ts":"2025-11-22T12:00:00.123Z","epoch":7,"seq":4711,"values":{"voltage_l1":230.4,"state":"pro\"ducing","status":{"run":false,"fault":true}},"bad":{"grid_power":"timeout"}}"#

@@ -162,16 +162,13 @@ impl Pipeline {
                     }
                     let uncertain: Vec<_> = uncertain.iter().filter(|(ix, _)| lets(ix)).copied().collect();
                     payload.clear();
-                    encode::data(
-                        &device.prefix,
-                        batch.stamp,
-                        identity.epoch,
+                    let heading = encode::Heading {
+                        prefix: &device.prefix,
+                        stamp: batch.stamp,
+                        epoch: identity.epoch,
                         seq,
-                        points,
-                        passing,
-                        &uncertain,
-                        payload,
-                    );
+                    };
+                    encode::data(&heading, points, passing, &uncertain, payload);
                     Bytes::copy_from_slice(payload)
                 }
             };

@@ -1,4 +1,4 @@
-//! The program against software that we did not write: pymodbus, libmodbus, mbpoll, mosquitto, socat, check-jsonschema.
+//! The program against software that we did not write: pymodbus, libmodbus, mbpoll, asyncua, mosquitto, socat, check-jsonschema.
 //!
 //! `tests/run` installs the peers and sets `TAKTBUS_PEERS`, which turns a missing peer into a failure. Without it a test
 //! whose peer is missing says so on stderr and passes; [`what_was_left_out_is_said`] lists them all.
@@ -12,6 +12,7 @@ mod gateway;
 mod json;
 mod lines;
 mod memory;
+mod opcua;
 mod outages;
 mod peers;
 mod process;

@@ -21,10 +21,11 @@ pub enum Peer {
     Socat,
     Openssl,
     CheckJsonschema,
+    Asyncua,
 }
 
 impl Peer {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Pymodbus,
         Self::Libmodbus,
         Self::Mosquitto,
@@ -34,6 +35,7 @@ impl Peer {
         Self::Socat,
         Self::Openssl,
         Self::CheckJsonschema,
+        Self::Asyncua,
     ];
 
     /// Its executable, where it is installed.
@@ -41,6 +43,8 @@ impl Peer {
         match self {
             // The interpreter of the virtual environment is only there once pymodbus was installed into it.
             Self::Pymodbus => Some(folder().join("venv/bin/python")).filter(|path| path.exists()),
+            Self::Asyncua => Some(folder().join("venv/bin/python"))
+                .filter(|path| path.exists() && folder().join("venv/asyncua").exists()),
             Self::Libmodbus => Some(folder().join("libmodbus_server")).filter(|path| path.exists()),
             Self::Mosquitto => in_path("mosquitto"),
             Self::MosquittoSub => in_path("mosquitto_sub"),

@@ -564,9 +564,9 @@ impl OpcuaDriver {
             }
             let watched: Vec<u32> = bad.iter().filter_map(|ix| self.items[*ix].id.take()).collect();
             for part in watched.chunks(limits.monitor) {
-                match channel.unmonitor(self.subscriptions[at].id, part.to_vec(), limit).await {
-                    Err(Failure::Lost(code)) => return Err(Failure::Lost(code)),
-                    _ => {}
+                let id = self.subscriptions[at].id;
+                if let Err(Failure::Lost(code)) = channel.unmonitor(id, part.to_vec(), limit).await {
+                    return Err(Failure::Lost(code));
                 }
             }
             self.monitor(session, at, &bad).await?;

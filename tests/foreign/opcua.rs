@@ -1,0 +1,234 @@
+//! OPC UA against asyncua: every policy and user, structures and enumerations, what is bad, a thousand watched nodes, and a server that is killed
+//! and comes back with other namespaces.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::SOON;
+use crate::broker::{Access, Broker, Subscriber};
+use crate::folder::Folder;
+use crate::gateway::{Gateway, output, taktbus};
+use crate::json::member;
+use crate::peers::{Peer, needs};
+use crate::process::Process;
+
+/// The driver promises to be back so soon after the server is.
+const BACK_WITHIN: Duration = Duration::from_secs(5);
+
+/// A server, and what it takes to start it again at the same place.
+struct Plant {
+    process: Process,
+    port: u16,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Plant {
+    fn start(folder: &Folder, items: u32) -> Self {
+        let (certificate, key) = (folder.path("plant.der"), folder.path("plant.pem"));
+        let made = Peer::Openssl
+            .command()
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "30",
+                "-subj",
+                "/CN=plant",
+                "-outform",
+                "DER",
+            ])
+            .args(["-addext", "subjectAltName=URI:urn:plant:server,IP:127.0.0.1"])
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let (process, port) = serve(0, 0, &certificate, &key, items);
+        Self { process, port, certificate, key }
+    }
+
+    /// `kill -9`, and another one with so many namespaces before the plant's.
+    fn kill_and_restart(&mut self, fillers: u32) {
+        self.process.signal("KILL");
+        self.process.finish(SOON);
+        (self.process, _) = serve(self.port, fillers, &self.certificate, &self.key, 0);
+    }
+
+    fn tell(&mut self, command: &str) {
+        self.process.write_line(command);
+        self.process.line_where(SOON, command, |line| (line == "ok").then_some(()));
+    }
+}
+
+fn serve(port: u16, fillers: u32, certificate: &PathBuf, key: &PathBuf, items: u32) -> (Process, u16) {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/peers/asyncua_server.py");
+    let mut command: Command = Peer::Asyncua.command();
+    command
+        .arg(script)
+        .args([port.to_string(), fillers.to_string()])
+        .arg(certificate)
+        .arg(key)
+        .arg(items.to_string());
+    let mut process = Process::start("asyncua", &mut command);
+    let port = process.line_where(SOON, "listening", |line| line.strip_prefix("listening ")?.parse().ok());
+    (process, port)
+}
+
+const POINTS: &str = "      speed: {node: s=Speed, type: float64}\n      count: {node: s=Count}\n      \
+    temps: {node: s=Temps}\n      second: {node: s=Temps, member: '[1]', rate: slow}\n      name: {node: /Line1/Name, rate: slow}\n      \
+    running: {node: s=Running}\n      zone: {node: s=Zone}\n      zone_temp: {node: s=Zone, member: temperature}\n      \
+    label: {node: s=Zones, member: '[1].label', rate: slow}\n      mode: {node: s=Mode}\n      missing: {node: s=Nope}\n      \
+    wrong: {node: s=Count, type: int16, rate: slow}\n";
+
+fn site(folder: &Folder, plant: &Plant, connection: &str, points: &str, broker: u16) -> PathBuf {
+    folder.write(
+        "site.yaml",
+        &format!(
+            "site: hall\nconnections:\n  line: {{opcua: \"opc.tcp://127.0.0.1:{}/plant\"{connection}}}\ndevices:\n  press:\n    via: line\n    \
+             namespace: urn:plant\n    every: {{slow: 200ms}}\n    subscribe: 100ms\n    points:\n{points}\
+             publish: {{cloud: {{mqtt: \"mqtt://127.0.0.1:{broker}\"}}}}\n",
+            plant.port
+        ),
+    )
+}
+
+#[test]
+fn every_policy_and_user_reads_the_same_values() {
+    needs!(Asyncua, Openssl);
+    let folder = Folder::new("opcua-policies");
+    let plant = Plant::start(&folder, 0);
+    let state = folder.path("state");
+    let state = state.to_str().unwrap();
+    let read = |connection: &str| {
+        let site = site(&folder, &plant, &format!("{connection}, response_timeout: 10s"), POINTS, 1883);
+        output(&["read", "--json", "--state", state, "--timeout", "25s"], &site)
+    };
+    // Nobody is trusted before somebody has said so.
+    let browse = || {
+        taktbus()
+            .args(["browse", &format!("opc.tcp://127.0.0.1:{}/plant?response_timeout=10s", plant.port)])
+            .args(["--filter", "count", "--state", state])
+            .output()
+            .unwrap()
+    };
+    let said = String::from_utf8(browse().stderr).unwrap();
+    let (_, command) = said.split_once("taktbus opcua trust ").unwrap_or_else(|| panic!("{said}"));
+    let fingerprint = command.split_whitespace().next().unwrap();
+    let trusted = taktbus().args(["opcua", "trust", fingerprint, "--state", state]).output().unwrap();
+    assert!(trusted.status.success(), "{trusted:?}");
+    let tree = String::from_utf8(browse().stdout).unwrap();
+    assert!(tree.contains("Count") && tree.contains("nsu=urn:plant;s=Count"), "{tree}");
+
+    for connection in [
+        ", security: None",
+        "",
+        ", security: Basic256Sha256",
+        ", security: Basic256Sha256, security_mode: Sign",
+        ", security: Aes128_Sha256_RsaOaep",
+        ", security: Aes256_Sha256_RsaPss, user: op, password: secret",
+        ", security: None, user: op, password: secret",
+    ] {
+        let output = read(connection);
+        let text = String::from_utf8(output.stdout).unwrap();
+        for expected in [
+            r#""speed":1.5"#,
+            r#""count":7"#,
+            r#""temps":[1.5,2.5,3.5]"#,
+            r#""second":2.5"#,
+            r#""name":"press 1""#,
+            r#""running":true"#,
+            r#""zone":{"label":"z1","setpoints":[1.0,2.0],"temperature":21.5}"#,
+            r#""zone_temp":21.5"#,
+            r#""label":"z1""#,
+            r#""mode":"Running""#,
+            r#""missing":"BadNodeIdUnknown""#,
+            r#""wrong":"wrong type""#,
+        ] {
+            assert!(
+                text.contains(expected),
+                "{connection}: no {expected} in {text}{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+    }
+    let wrong = read(", user: op, password: nope");
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert!(!wrong.status.success() && said.contains("BadUserAccessDenied"), "{said}");
+    assert!(!said.contains("nope"), "a password in the log: {said}");
+}
+
+#[test]
+fn a_killed_server_is_back_within_five_seconds_whatever_its_namespaces_are() {
+    needs!(Asyncua, Openssl, Mosquitto, MosquittoSub);
+    let folder = Folder::new("opcua-restarts");
+    let mut plant = Plant::start(&folder, 0);
+    let broker = Broker::open(&folder);
+    let mut subscriber = Subscriber::new(&broker, &Access::default());
+    let points = "      speed: {node: s=Speed, type: float64}\n      polled: {node: s=Speed, rate: slow}\n";
+    let site = site(&folder, &plant, ", security: None", points, broker.port);
+    let gateway = Gateway::run(&site);
+    let value = |subscriber: &mut Subscriber, point: &str, expected: &str| {
+        subscriber.message_where(&format!("{point} {expected}"), |arrived| {
+            let values = member(&arrived.payload, "values")?;
+            (member(values, point)? == expected).then_some(())
+        });
+    };
+    value(&mut subscriber, "speed", "1.5");
+    plant.tell("set Speed 2.25");
+    value(&mut subscriber, "speed", "2.25");
+    plant.tell("uncertain Speed 3.5");
+    subscriber.message_where("uncertain", |arrived| {
+        arrived.payload.contains(r#""uncertain":{"speed":"UncertainLastUsableValue"}"#).then_some(())
+    });
+    plant.tell("bad Speed");
+    subscriber.message_where("bad", |arrived| {
+        (member(member(&arrived.payload, "bad")?, "speed")? == r#""BadSensorFailure""#).then_some(())
+    });
+    for fillers in [3, 0] {
+        plant.kill_and_restart(fillers);
+        let up = Instant::now();
+        value(&mut subscriber, "speed", "1.5");
+        assert!(up.elapsed() < BACK_WITHIN, "{:?}", up.elapsed());
+        value(&mut subscriber, "polled", "1.5");
+        plant.tell("set Speed 9.75");
+        value(&mut subscriber, "speed", "9.75");
+    }
+    gateway.end();
+}
+
+#[test]
+fn a_thousand_watched_nodes_all_tell_their_changes() {
+    needs!(Asyncua, Openssl, Mosquitto, MosquittoSub);
+    const ITEMS: u32 = 1_000;
+    let folder = Folder::new("opcua-thousand");
+    let mut plant = Plant::start(&folder, ITEMS);
+    let broker = Broker::open(&folder);
+    let mut subscriber = Subscriber::new(&broker, &Access::default());
+    let points = "      i_{0..999}: {node: 's=Item.{}'}\n";
+    let site = site(&folder, &plant, ", security: None", points, broker.port);
+    let gateway = Gateway::run(&site);
+    for value in ["0", "5", "7"] {
+        if value != "0" {
+            plant.tell(&format!("all Item.0 {value}"));
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        while seen.len() < ITEMS as usize {
+            let more = subscriber.message_where("more of them", |arrived| {
+                let values = member(&arrived.payload, "values")?;
+                let all = crate::json::members(values).filter(|(_, found)| *found == value);
+                Some(all.map(|(name, _)| name.to_string()).collect::<Vec<_>>()).filter(|all| !all.is_empty())
+            });
+            seen.extend(more);
+        }
+    }
+    gateway.end();
+}
