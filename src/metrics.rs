@@ -3,7 +3,7 @@
 //! Plain atomics, relaxed: each number is right by itself, two numbers read together may be one event apart.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::budget::{Spent, Stage};
@@ -42,6 +42,28 @@ impl Gauge {
     /// Reads it.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// How far a clock is from ours, in milliseconds; unknown at first.
+#[derive(Debug)]
+pub struct Offset(AtomicI64);
+
+impl Default for Offset {
+    fn default() -> Self {
+        Self(AtomicI64::new(i64::MIN))
+    }
+}
+
+impl Offset {
+    /// Sets it.
+    pub fn set(&self, millis: i64) {
+        self.0.store(millis, Relaxed);
+    }
+
+    /// Reads it, if it's known.
+    pub fn get(&self) -> Option<i64> {
+        Some(self.0.load(Relaxed)).filter(|millis| *millis != i64::MIN)
     }
 }
 
@@ -164,6 +186,8 @@ pub struct DeviceMetrics {
     pub state: Gauge,
     /// Values that are bad because the device refuses their addresses, while others of the same read are there.
     pub quarantined: Gauge,
+    /// OPC UA: the server's clock minus ours.
+    pub clock_offset_ms: Offset,
     /// Due times that passed without a request because the bus was still busy.
     pub missed_ticks: Counter,
     /// Values that were bad.

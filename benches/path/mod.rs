@@ -122,7 +122,7 @@ impl Path {
             stamp: Stamp::now(),
             readings,
             part: None,
-            uncertain: Vec::new(),
+            notes: Vec::new(),
         };
         let (events, messages) = (&self.events, &mut self.messages);
         let message = self.runtime.block_on(async {

@@ -8,6 +8,7 @@ use taktbus::drivers::Plan;
 use taktbus::drivers::modbus::ModbusPlan;
 use taktbus::drivers::modbus::compile::PlannedDevice;
 use taktbus::drivers::modbus::decode::cut;
+use taktbus::drivers::opcua::OpcuaPlan;
 use taktbus::mapping::transform::evaluate;
 use taktbus::model::diagnostic::{Diagnostic, MAX_FINDINGS, Severity};
 use taktbus::model::time::Stamp;
@@ -57,7 +58,13 @@ pub fn judge(loaded: Loaded) {
 /// Plans a site that passed `check`: no plan may be refused that `check` has let pass.
 fn judge_plans(site: Site, is_sound: bool) {
     for connection in site.connections {
-        let Protocol::Modbus(config) = connection.protocol;
+        let config = match connection.protocol {
+            Protocol::Modbus(config) => config,
+            Protocol::Opcua(config) => {
+                judge_nodes(OpcuaPlan::compile(config, connection.devices));
+                continue;
+            }
+        };
         let plan = ModbusPlan::compile(config, connection.devices);
         let plan = plan.unwrap_or_else(|errors| panic!("`check` has let it pass: {errors:?}"));
         let fit = plan.fit();
@@ -71,6 +78,18 @@ fn judge_plans(site: Site, is_sound: bool) {
             assert!(!plan.describe(read.demand.device, read.demand.read).is_empty());
         }
     }
+}
+
+/// Each published point of OPC UA devices is in one read, which has all that it needs.
+fn judge_nodes(plan: OpcuaPlan) {
+    for (at, planned) in plan.devices.iter().enumerate() {
+        let published = planned.device.map.points.iter().filter(|point| point.published).count();
+        let mut reads = planned.reads.iter();
+        assert_eq!(reads.clone().map(|read| read.publishes.len()).sum::<usize>(), published);
+        assert!(reads.all(|read| read.publishes.iter().all(|ix| read.points.contains(ix))));
+        (0..planned.reads.len()).for_each(|read| assert!(!plan.describe(at, read).is_empty()));
+    }
+    assert!(!Plan::Opcua(plan).link().is_empty());
 }
 
 /// Its requests are within what the device allows, and what comes back can be told in a message.

@@ -123,20 +123,19 @@ impl Printer {
             let mut out = Vec::new();
             let prefix = encode::prefix(&self.site, &device.name);
             let heading = encode::Heading { prefix: &prefix, stamp: batch.stamp, epoch: 0, seq: self.seq };
-            encode::data(&heading, points, samples.iter(), &batch.uncertain_points(), &mut out);
+            encode::data(&heading, points, samples.iter(), &batch.point_notes(), &mut out);
             self.seq += 1;
             outln!("{}", String::from_utf8_lossy(&out));
             return;
         }
+        let notes = batch.point_notes();
         for (ix, value) in &samples {
             let point = &points[ix.0 as usize];
             let (value, quality) = match value {
                 Ok(value) => {
-                    let uncertain = batch
-                        .uncertain_points()
-                        .iter()
-                        .find(|(at, _)| at == ix)
-                        .map(|(_, status)| status.to_string());
+                    let note = notes.iter().find(|(at, _)| at == ix);
+                    let uncertain =
+                        note.and_then(|(_, note)| note.uncertain).map(|status| status.to_string());
                     (shown(value, point), uncertain.unwrap_or_else(|| "good".to_string()))
                 }
                 Err(cause) => ("-".to_string(), cause.to_string()),

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use super::library::{Entry, Library};
 use super::merge::{Base, Merged, merge};
 use super::rates;
-use super::written::{Device as Written, Late, TriggerWord};
+use super::written::{Device as Written, Late, TimesWord, TriggerWord};
 use crate::budget::{Budget, OnLate};
 use crate::document::codes;
 use crate::document::read::At;
 use crate::document::types::Either;
 use crate::mapping::compile::{self, Defaults, Selection, Written as WrittenPoint};
 use crate::mapping::compiled::DeviceMap;
-use crate::mapping::device::{Device, Limits, Nodes, Trigger};
+use crate::mapping::device::{Device, Limits, Nodes, Times, Trigger};
 use crate::mapping::written::Access;
 use crate::model::diagnostic::Diagnostics;
 use crate::model::place::Place;
@@ -133,7 +133,7 @@ pub fn compile(
 }
 
 /// Keys of a device that mean something on one protocol only.
-const OPCUA_KEYS: [&str; 4] = ["subscribe", "trigger", "queue", "namespace"];
+const OPCUA_KEYS: [&str; 5] = ["subscribe", "trigger", "queue", "namespace", "timestamps"];
 
 /// Can the connection read the device's points?
 fn check_protocol(
@@ -175,7 +175,11 @@ fn nodes(written: &Written, entry: Option<&Entry>) -> Nodes {
         Some(TriggerWord::Timestamp) => Trigger::Timestamp,
     };
     let queue = written.queue.as_ref().and_then(|at| u32::try_from(at.0).ok()).unwrap_or(1);
-    Nodes { namespace, queue, trigger }
+    let times = written.timestamps.as_ref().map(|at| match at.value {
+        TimesWord::Source => Times::Source,
+        TimesWord::Server => Times::Server,
+    });
+    Nodes { namespace, queue, trigger, times }
 }
 
 fn unit_id(name: &At<String>, written: &Written, wire: Wire, found: &mut Diagnostics) -> Option<u8> {

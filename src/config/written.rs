@@ -173,6 +173,8 @@ document! {
         /// OPC UA: how many values of a node the server keeps between two notifications. Default 1: the newest.
         /// Example: `10`
         optional queue: Int<1, 1_000>,
+        /// OPC UA: publish when each value was, too, by the clock of its source or of the server. Default: neither.
+        optional timestamps: TimesWord,
         /// OPC UA: the URI of the namespace of node ids and paths that name none. Default: the profile's.
         /// Example: `http://www.siemens.com/simatic-s7-opcua`
         optional namespace: Text,
@@ -192,6 +194,16 @@ document! {
         optional rename: Names<Name>,
         /// What requests must respect, where it differs from the profile.
         optional limits: Limits,
+    }
+}
+
+choice! {
+    /// Whose time stamps are published beside the values.
+    pub enum TimesWord ("a source of time stamps") {
+        /// Of what the value comes from.
+        Source = "source",
+        /// Of the server.
+        Server = "server",
     }
 }
 

@@ -222,7 +222,7 @@ impl<D: Driver> Session<D> {
                 stamp: Stamp::now(),
                 readings: Err(cause),
                 part: None,
-                uncertain: Vec::new(),
+                notes: Vec::new(),
             };
             self.send(Event::Batch(batch)).await?;
         }

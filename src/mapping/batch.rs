@@ -1,10 +1,11 @@
 //! What a driver sends north: batches of raw readings, and changes of a device's state.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::compiled::{Point, PointIx, Source};
+use super::compiled::{PointIx, ReadingIx, Source};
 use super::device::{DevicePlan, Read};
 use crate::model::time::Stamp;
 use crate::model::value::{Cause, Raw, Status};
@@ -40,8 +41,8 @@ pub struct Batch {
     pub readings: Result<Vec<Result<Raw, Cause>>, Cause>,
     /// What of the read this batch has, where it's not all of it: a notification has what changed.
     pub part: Option<Box<Read>>,
-    /// Readings, by their index in `readings`, whose value the device gives and is not sure of.
-    pub uncertain: Vec<(usize, Status)>,
+    /// What the device says of single readings beside their values, by their index in `readings`.
+    pub notes: Vec<(usize, Note)>,
 }
 
 impl Batch {
@@ -50,17 +51,35 @@ impl Batch {
         self.part.as_deref().unwrap_or(&self.plan.reads[self.read])
     }
 
-    /// The points whose values are uncertain: those that are nothing but such a reading.
-    pub fn uncertain_points(&self) -> Vec<(PointIx, Status)> {
+    /// The notes of published points: of those that are nothing but a reading that has one.
+    pub fn point_notes(&self) -> Vec<(PointIx, Note)> {
+        if self.notes.is_empty() {
+            return Vec::new();
+        }
         let read = self.read();
-        let status = |point: &Point| {
-            let Source::Reading(ix) = point.source else { return None };
-            let of = |(at, _): &&(usize, Status)| read.readings.get(*at) == Some(&ix);
-            self.uncertain.iter().find(of).map(|(_, status)| *status)
+        let by_reading: HashMap<ReadingIx, Note> =
+            self.notes.iter().filter_map(|(at, note)| Some((*read.readings.get(*at)?, *note))).collect();
+        let note = |ix: &PointIx| match self.plan.device.map.points.get(ix.0 as usize)?.source {
+            Source::Reading(reading) => by_reading.get(&reading).copied(),
+            Source::Sum(_) => None,
         };
-        let points = &self.plan.device.map.points;
-        let found = read.publishes.iter().filter_map(|ix| Some((*ix, status(points.get(ix.0 as usize)?)?)));
-        if self.uncertain.is_empty() { Vec::new() } else { found.collect() }
+        read.publishes.iter().filter_map(|ix| Some((*ix, note(ix)?))).collect()
+    }
+}
+
+/// What a device says of a value beside the value itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// It is not sure of the value.
+    pub uncertain: Option<Status>,
+    /// When the value was, by the device's clock.
+    pub time: Option<Stamp>,
+}
+
+impl Note {
+    /// Itself, if it says anything.
+    pub fn some(self) -> Option<Self> {
+        (self != Self::default()).then_some(self)
     }
 }
 

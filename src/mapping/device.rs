@@ -38,6 +38,17 @@ pub struct Nodes {
     pub queue: u32,
     /// What of a node makes a notification.
     pub trigger: Trigger,
+    /// Whose time stamps are published beside the values.
+    pub times: Option<Times>,
+}
+
+/// Whose time stamps (OPC UA Part 4, 7.11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Times {
+    /// Of what the value comes from.
+    Source,
+    /// Of the server.
+    Server,
 }
 
 /// What of a node makes a notification (OPC UA Part 4, 7.10, DataChangeTrigger).

@@ -4,11 +4,12 @@
 
 use std::fmt::{self, Write as _};
 
+use crate::mapping::batch::Note;
 use crate::mapping::compiled::{Point, PointIx, Select};
 use crate::mapping::transform::Sample;
 use crate::model::decimal::whole_f32;
 use crate::model::time::Stamp;
-use crate::model::value::{Cause, Status, Value};
+use crate::model::value::{Cause, Value};
 
 /// The part of a device's messages that never changes: `{"site":"bakery","device":"main","ts":"`.
 pub fn prefix(site: &str, device: &str) -> Vec<u8> {
@@ -32,12 +33,13 @@ pub struct Heading<'h> {
     pub seq: u64,
 }
 
-/// A data message. `samples` are those to publish, `uncertain` those of them whose value the device is not sure of.
+/// A data message. `samples` are those to publish, `notes` what the device says of some of
+/// them beside their values.
 pub fn data<'a>(
     heading: &Heading<'_>,
     points: &[Point],
     samples: impl Iterator<Item = &'a Sample> + Clone,
-    uncertain: &[(PointIx, Status)],
+    notes: &[(PointIx, Note)],
     out: &mut Vec<u8>,
 ) {
     let Heading { prefix, stamp, epoch, seq } = heading;
@@ -60,15 +62,27 @@ pub fn data<'a>(
         write_cause(*cause, out);
     }
     out.extend_from_slice(if first { b"" } else { b"}" });
+    let name = |ix: &PointIx| &*points[ix.0 as usize].name;
+    let uncertain = notes.iter().filter_map(|(ix, note)| Some((name(ix), note.uncertain?)));
+    object("uncertain", uncertain, out);
+    let times = notes.iter().filter_map(|(ix, note)| Some((name(ix), note.time?)));
+    object("times", times, out);
+    out.push(b'}');
+}
+
+/// `,"name":{"point":"text",…}`; nothing for nothing.
+fn object<'n>(name: &str, members: impl Iterator<Item = (&'n str, impl fmt::Display)>, out: &mut Vec<u8>) {
     let mut first = true;
-    for (ix, status) in uncertain {
+    for (point, text) in members {
         if first {
-            out.extend_from_slice(b",\"uncertain\":{");
+            let _ = write!(Bytes(out), ",\"{name}\":{{");
         }
-        key(&points[ix.0 as usize].name, &mut first, out);
-        let _ = write!(Bytes(out), "\"{status}\"");
+        key(point, &mut first, out);
+        let _ = write!(Bytes(out), "\"{text}\"");
     }
-    out.extend_from_slice(if first { b"}" } else { b"}}" });
+    if !first {
+        out.push(b'}');
+    }
 }
 
 /// A value as JSON.

@@ -144,8 +144,8 @@ impl Pipeline {
             Ok(_) => (batch.started, plan.device.budget.late),
             Err(_) => (batch.received, OnLate::Deliver),
         };
-        let mut uncertain = batch.uncertain_points();
-        uncertain.retain(|(ix, _)| samples.iter().any(|(point, value)| point == ix && value.is_ok()));
+        let mut notes = batch.point_notes();
+        notes.retain(|(ix, _)| samples.iter().any(|(point, value)| point == ix && value.is_ok()));
         let points = &map.points;
         // Routes that carry the whole device have mostly the same message.
         let mut whole: Option<(u64, Bytes)> = None;
@@ -160,7 +160,7 @@ impl Pipeline {
                     if passing.clone().next().is_none() {
                         continue;
                     }
-                    let uncertain: Vec<_> = uncertain.iter().filter(|(ix, _)| lets(ix)).copied().collect();
+                    let notes: Vec<_> = notes.iter().filter(|(ix, _)| lets(ix)).copied().collect();
                     payload.clear();
                     let heading = encode::Heading {
                         prefix: &device.prefix,
@@ -168,7 +168,7 @@ impl Pipeline {
                         epoch: identity.epoch,
                         seq,
                     };
-                    encode::data(&heading, points, passing, &uncertain, payload);
+                    encode::data(&heading, points, passing, &notes, payload);
                     Bytes::copy_from_slice(payload)
                 }
             };

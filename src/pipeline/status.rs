@@ -55,7 +55,11 @@ pub fn device(site: &str, plan: &DevicePlan, state: Option<DeviceState>, account
         let comma = if i > 0 { "," } else { "" };
         let _ = write!(Bytes(&mut out), "{comma}\"{stage}\":{}", account.violations[i].get());
     }
-    out.extend_from_slice(b"}}");
+    out.push(b'}');
+    if let Some(offset) = plan.metrics.clock_offset_ms.get() {
+        let _ = write!(Bytes(&mut out), ",\"clock_offset_ms\":{offset}");
+    }
+    out.push(b'}');
     out
 }
 

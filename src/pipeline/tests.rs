@@ -62,7 +62,7 @@ fn batch(plan: &Arc<DevicePlan>, readings: Result<u64, Cause>) -> Event {
         stamp,
         readings,
         part: None,
-        uncertain: Vec::new(),
+        notes: Vec::new(),
     })
 }
 

@@ -211,7 +211,7 @@ impl<O: Open> ModbusDriver<O> {
             stamp: Stamp::now(),
             readings,
             part: None,
-            uncertain: Vec::new(),
+            notes: Vec::new(),
         }))
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use opcua::types::{
     DataChangeNotification, DataValue, MonitoredItemCreateResult, NotificationMessage, PublishResponse,
-    StatusChangeNotification, StatusCode, SubscriptionAcknowledgement,
+    StatusChangeNotification, StatusCode, SubscriptionAcknowledgement, Variant,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -23,7 +23,7 @@ use super::subscription::{self, Item, ItemState, PULSE_HANDLE, Silence, Subscrip
 use super::values::status;
 use crate::drivers::schedule::{Entry, Health, Next, Outcome, Schedule};
 use crate::drivers::{Driver, LinkLost, seed_of};
-use crate::mapping::batch::{Batch, DeviceState};
+use crate::mapping::batch::{Batch, DeviceState, Note};
 use crate::mapping::device::{DevicePlan, Every};
 use crate::metrics::DeviceMetrics;
 use crate::model::time::Stamp;
@@ -284,23 +284,17 @@ impl OpcuaDriver {
         let is_known = self.items[ix].state == ItemState::Bad(cause);
         self.items[ix].state = ItemState::Bad(cause);
         if !is_known {
-            self.take(ix, Err(cause), None, Instant::now());
+            self.take(ix, Err(cause), Note::default(), Instant::now());
         }
     }
 
     /// Gives a value to all who want it.
-    fn take(
-        &mut self,
-        ix: usize,
-        raw: Result<crate::model::value::Raw, Cause>,
-        uncertain: Option<Status>,
-        now: Instant,
-    ) {
+    fn take(&mut self, ix: usize, raw: Result<crate::model::value::Raw, Cause>, note: Note, now: Instant) {
         let Self { items, gathers, devices, ready, .. } = self;
         let Some((last, others)) = items[ix].targets.split_last() else { return };
         let mut give = |target: &Target, raw| {
             let gather = gathers.get_mut(&(target.device, target.read));
-            if let Some(gathered) = gather.and_then(|gather| gather.take(target.slot, raw, uncertain)) {
+            if let Some(gathered) = gather.and_then(|gather| gather.take(target.slot, raw, note)) {
                 ready.push_back(batch(&devices[target.device], target.read, gathered, now));
             }
         };
@@ -349,20 +343,11 @@ impl OpcuaDriver {
             Some(Health::Well) => self.all_are(DeviceState::Online),
             None => {}
         }
-        let (readings, uncertain) = match result {
+        let (readings, notes) = match result {
             Ok(values) => (Ok(values.0), values.1),
             Err(cause) => (Err(cause), Vec::new()),
         };
-        Ok(Some(Batch {
-            plan,
-            read,
-            started,
-            received,
-            stamp: Stamp::now(),
-            readings,
-            part: None,
-            uncertain,
-        }))
+        Ok(Some(Batch { plan, read, started, received, stamp: Stamp::now(), readings, part: None, notes }))
     }
 
     fn all_are(&mut self, state: DeviceState) {
@@ -462,12 +447,20 @@ impl OpcuaDriver {
             for change in changes.monitored_items.unwrap_or_default() {
                 if change.client_handle == PULSE_HANDLE {
                     self.subscriptions[at].pulsed(now);
+                    self.note_clock(&change.value);
                 } else {
                     self.changed(change.client_handle as usize, &change.value, now);
                 }
             }
         }
         is_over
+    }
+
+    /// How far the server's clock is from ours: what its time stamps are worth.
+    fn note_clock(&self, value: &DataValue) {
+        let Some(Variant::DateTime(time)) = &value.value else { return };
+        let offset = time.as_chrono().timestamp_millis().saturating_sub(Stamp::now().unix_millis());
+        self.devices.iter().for_each(|plan| plan.metrics.clock_offset_ms.set(offset));
     }
 
     fn changed(&mut self, ix: usize, value: &DataValue, now: Instant) {
@@ -480,7 +473,7 @@ impl OpcuaDriver {
             Err(cause @ Cause::Status(status)) if is_absence(status) => ItemState::Bad(cause),
             _ => ItemState::Watched,
         };
-        self.take(ix, quality.raw, quality.uncertain, now);
+        self.take(ix, quality.raw, quality.note, now);
     }
 
     /// Deletes a subscription and creates it anew: everything in it comes again.
@@ -581,13 +574,13 @@ impl Session {
         self.publishing.spawn(async move { channel.publish(acknowledged, PUBLISH_LIMIT).await });
     }
 
-    /// The values of one read, in the order of its readings, and which of them are uncertain.
+    /// The values of one read, in the order of its readings, and what the server says beside them.
     async fn read(
         &self,
         plan: &DevicePlan,
         device: usize,
         read: usize,
-    ) -> Result<(Readings, Vec<(usize, Status)>), Failure> {
+    ) -> Result<(Readings, Vec<(usize, Note)>), Failure> {
         let readings = &plan.reads[read].readings;
         let mut values: Readings = Vec::with_capacity(readings.len());
         let mut asked = Vec::new();
@@ -602,16 +595,16 @@ impl Session {
         }
         let most = plan.device.limits.max_nodes.map_or(usize::MAX, |most| most as usize);
         let limit = self.link.timeout().min(plan.device.budget.within);
-        let mut uncertain = Vec::new();
+        let mut notes = Vec::new();
         for part in asked.chunks(self.limits.read.min(most).max(1)) {
             let nodes = part.iter().map(|(_, node)| node.clone()).collect();
             for ((slot, _), value) in part.iter().zip(self.link.channel().read(nodes, limit).await?) {
                 let quality = self.nodes.quality(plan, device, readings[*slot].0 as usize, &value);
                 values[*slot] = quality.raw;
-                uncertain.extend(quality.uncertain.map(|status| (*slot, status)));
+                notes.extend(quality.note.some().map(|note| (*slot, note)));
             }
         }
-        Ok((values, uncertain))
+        Ok((values, notes))
     }
 }
 
@@ -744,7 +737,7 @@ fn is_absence(status: Status) -> bool {
 }
 
 fn batch(plan: &Arc<DevicePlan>, read: usize, gathered: Gathered, now: Instant) -> Batch {
-    let Gathered { part, readings, uncertain } = gathered;
+    let Gathered { part, readings, notes } = gathered;
     Batch {
         plan: plan.clone(),
         read,
@@ -753,7 +746,7 @@ fn batch(plan: &Arc<DevicePlan>, read: usize, gathered: Gathered, now: Instant) 
         stamp: Stamp::now(),
         readings: Ok(readings),
         part,
-        uncertain,
+        notes,
     }
 }
 

@@ -3,9 +3,10 @@
 //! A notification has the nodes that changed, and with a queue several values of one node: the second value of a node begins another
 //! batch, since a batch is one moment. Points that are computed from several nodes need the last values of those that did not change.
 
+use crate::mapping::batch::Note;
 use crate::mapping::compiled::{DeviceMap, Source};
 use crate::mapping::device::Read;
-use crate::model::value::{Cause, Raw, Status};
+use crate::model::value::{Cause, Raw};
 
 /// Values of one read that wait to become a batch.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub struct Gather {
     values: Vec<Option<Result<Raw, Cause>>>,
     /// Indices of the values that there are, as they came.
     touched: Vec<usize>,
-    uncertain: Vec<(usize, Status)>,
+    notes: Vec<(usize, Note)>,
     /// The last values, where points are computed from several.
     last: Vec<Option<Result<Raw, Cause>>>,
     /// By reading, the points (by their index in `read.publishes`) that are computed from it.
@@ -30,8 +31,8 @@ pub struct Gathered {
     pub part: Option<Box<Read>>,
     /// As [`crate::mapping::batch::Batch::readings`] has them.
     pub readings: Vec<Result<Raw, Cause>>,
-    /// As [`crate::mapping::batch::Batch::uncertain`] has them.
-    pub uncertain: Vec<(usize, Status)>,
+    /// As [`crate::mapping::batch::Batch::notes`] has them.
+    pub notes: Vec<(usize, Note)>,
 }
 
 impl Gather {
@@ -58,34 +59,29 @@ impl Gather {
             is_plain,
             values: vec![None; count],
             touched: Vec::new(),
-            uncertain: Vec::new(),
+            notes: Vec::new(),
             last: vec![None; if is_plain { 0 } else { count }],
             dependents,
         }
     }
 
     /// Takes a value. When there is one of the same reading already, what there is becomes a batch first.
-    pub fn take(
-        &mut self,
-        slot: usize,
-        raw: Result<Raw, Cause>,
-        uncertain: Option<Status>,
-    ) -> Option<Gathered> {
+    pub fn take(&mut self, slot: usize, raw: Result<Raw, Cause>, note: Note) -> Option<Gathered> {
         let before = if self.values[slot].is_some() { self.flush() } else { None };
         self.values[slot] = Some(raw);
         self.touched.push(slot);
-        self.uncertain.extend(uncertain.map(|status| (slot, status)));
+        self.notes.extend(note.some().map(|note| (slot, note)));
         before
     }
 
     /// Makes a batch of what there is; `None`: nothing, or nothing that is known well enough to be told.
     pub fn flush(&mut self) -> Option<Gathered> {
         let mut touched = std::mem::take(&mut self.touched);
-        let uncertain = std::mem::take(&mut self.uncertain);
+        let notes = std::mem::take(&mut self.notes);
         touched.sort_unstable();
         let gathered = match self.is_plain {
-            true => self.plain(&touched, uncertain),
-            false => self.computed(&touched, uncertain),
+            true => self.plain(&touched, notes),
+            false => self.computed(&touched, notes),
         };
         touched.clear();
         self.touched = touched;
@@ -97,18 +93,18 @@ impl Gather {
         self.values.fill(None);
         self.last.fill(None);
         self.touched.clear();
-        self.uncertain.clear();
+        self.notes.clear();
     }
 
-    fn plain(&mut self, touched: &[usize], mut uncertain: Vec<(usize, Status)>) -> Option<Gathered> {
+    fn plain(&mut self, touched: &[usize], mut notes: Vec<(usize, Note)>) -> Option<Gathered> {
         if touched.is_empty() {
             return None;
         }
         let readings: Vec<_> = touched.iter().filter_map(|slot| self.values[*slot].take()).collect();
         if touched.len() == self.values.len() {
-            return Some(Gathered { part: None, readings, uncertain });
+            return Some(Gathered { part: None, readings, notes });
         }
-        for (slot, _) in &mut uncertain {
+        for (slot, _) in &mut notes {
             *slot = touched.binary_search(slot).unwrap_or_default();
         }
         let Read { every, readings: all, points, .. } = &self.read;
@@ -119,10 +115,10 @@ impl Gather {
             publishes: points.clone(),
             points,
         };
-        Some(Gathered { part: Some(Box::new(part)), readings, uncertain })
+        Some(Gathered { part: Some(Box::new(part)), readings, notes })
     }
 
-    fn computed(&mut self, touched: &[usize], uncertain: Vec<(usize, Status)>) -> Option<Gathered> {
+    fn computed(&mut self, touched: &[usize], notes: Vec<(usize, Note)>) -> Option<Gathered> {
         let mut changed = vec![false; self.read.publishes.len()];
         for slot in touched {
             self.last[*slot] = self.values[*slot].take();
@@ -146,7 +142,7 @@ impl Gather {
         let known = |value: &Option<Result<Raw, Cause>>| value.clone().unwrap_or(Err(Cause::Dependency));
         let readings = self.last.iter().map(known).collect();
         let part = Read { publishes, ..self.read.clone() };
-        Some(Gathered { part: Some(Box::new(part)), readings, uncertain })
+        Some(Gathered { part: Some(Box::new(part)), readings, notes })
     }
 }
 
@@ -158,6 +154,7 @@ mod tests {
     use crate::mapping::compiled::{Point, PointIx, ReadingIx, Transform};
     use crate::mapping::device::Every;
     use crate::model::decimal::Decimal;
+    use crate::model::value::Status;
 
     fn point(source: Source) -> Point {
         Point {
@@ -199,16 +196,17 @@ mod tests {
     fn what_changed_is_a_part_of_the_read_and_all_is_the_read() {
         let mut gather = gather(3, &PLAIN);
         let status = Status { code: 0x4090_0000, name: Some("UncertainLastUsableValue") };
-        assert_eq!(gather.take(2, int(3), Some(status)), None);
-        assert_eq!(gather.take(0, int(1), None), None);
+        let note = Note { uncertain: Some(status), time: None };
+        assert_eq!(gather.take(2, int(3), note), None);
+        assert_eq!(gather.take(0, int(1), Note::default()), None);
         let some = gather.flush().unwrap();
         let part = some.part.unwrap();
         assert_eq!(part.readings, [ReadingIx(0), ReadingIx(2)]);
         assert_eq!(part.points, [PointIx(0), PointIx(2)]);
         assert_eq!(some.readings, [int(1), int(3)]);
-        assert_eq!(some.uncertain, [(1, status)]);
+        assert_eq!(some.notes, [(1, note)]);
         for slot in [1, 2, 0] {
-            assert_eq!(gather.take(slot, int(slot as i64), None), None);
+            assert_eq!(gather.take(slot, int(slot as i64), Note::default()), None);
         }
         let all = gather.flush().unwrap();
         assert_eq!((all.part, all.readings), (None, vec![int(0), int(1), int(2)]));
@@ -218,9 +216,9 @@ mod tests {
     #[test]
     fn a_second_value_of_a_node_begins_another_batch() {
         let mut gather = gather(3, &PLAIN);
-        assert_eq!(gather.take(0, int(1), None), None);
-        assert_eq!(gather.take(1, int(7), None), None);
-        let first = gather.take(0, int(2), None).unwrap();
+        assert_eq!(gather.take(0, int(1), Note::default()), None);
+        assert_eq!(gather.take(1, int(7), Note::default()), None);
+        let first = gather.take(0, int(2), Note::default()).unwrap();
         assert_eq!(first.readings, [int(1), int(7)]);
         assert_eq!(gather.flush().unwrap().readings, [int(2)]);
     }
@@ -229,15 +227,15 @@ mod tests {
     fn a_computed_point_takes_the_last_values_and_waits_for_the_first() {
         let sum = Source::Sum(vec![(PointIx(0), Decimal::ONE), (PointIx(1), Decimal::ONE)]);
         let mut gather = gather(2, &[PLAIN[0].clone(), PLAIN[1].clone(), sum]);
-        gather.take(0, int(1), None);
+        gather.take(0, int(1), Note::default());
         let first = gather.flush().unwrap();
         assert_eq!(first.part.unwrap().publishes, [PointIx(0)], "b has not come yet");
-        gather.take(1, int(2), None);
+        gather.take(1, int(2), Note::default());
         let second = gather.flush().unwrap();
         assert_eq!(second.part.unwrap().publishes, [PointIx(1), PointIx(2)]);
         assert_eq!(second.readings, [int(1), int(2)]);
         gather.forget();
-        gather.take(1, int(3), None);
+        gather.take(1, int(3), Note::default());
         assert_eq!(gather.flush().unwrap().part.unwrap().publishes, [PointIx(1)]);
     }
 }

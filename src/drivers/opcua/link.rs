@@ -27,6 +27,7 @@ use tokio_util::codec::FramedRead;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::config::{Mode, OpcuaConfig, Policy, Security, User};
+use super::limited::Limited;
 use super::security::{Pki, PkiError, days_left};
 use crate::drivers::LinkLost;
 
@@ -391,7 +392,7 @@ async fn user(user: &User) -> Result<IdentityToken, LinkLost> {
     reveal.await.map_err(|error| LinkLost(error.to_string()))?.map_err(LinkLost)
 }
 
-type Stream = StreamConnection<ReadHalf<TcpStream>, WriteHalf<TcpStream>>;
+type Stream = StreamConnection<Limited<ReadHalf<TcpStream>>, WriteHalf<TcpStream>>;
 
 /// Opens a secure channel, and starts what moves its bytes.
 async fn connect(
@@ -436,6 +437,7 @@ async fn tcp(host: String, port: u16, url: String, decoding: DecodingOptions) ->
     // A publish request that waits for an acknowledgement would wait 40 ms.
     socket.set_nodelay(true).map_err(lost)?;
     let (reader, writer) = tokio::io::split(socket);
+    let reader = Limited::new(reader, u32::try_from(CHUNK_BYTES).unwrap_or(u32::MAX));
     Ok(StreamConnection::new(FramedRead::new(reader, TcpCodec::new(decoding)), writer, url))
 }
 

@@ -8,6 +8,7 @@ pub mod browse;
 pub mod config;
 mod driver;
 mod gather;
+mod limited;
 mod link;
 mod nodes;
 mod plan;

@@ -10,9 +10,9 @@ use super::address::{Address, resolve};
 use super::link::{Channel, Failure};
 use super::services::OperationLimits;
 use super::types::{Labels, Types};
-use super::values::{Quality, quality, status};
+use super::values::{Quality, quality, stamp, status};
 use crate::mapping::compiled::Kind;
-use crate::mapping::device::DevicePlan;
+use crate::mapping::device::{DevicePlan, Times};
 use crate::model::place::Place;
 use crate::model::value::{Cause, Raw};
 
@@ -129,6 +129,12 @@ impl Nodes {
             _ => None,
         };
         let mut found = quality(value, of.decode.kind, member, self.types.tree.as_deref());
+        let time = match plan.device.nodes.times {
+            None => None,
+            Some(Times::Source) => value.source_timestamp.as_ref(),
+            Some(Times::Server) => value.server_timestamp.as_ref(),
+        };
+        found.note.time = time.filter(|_| found.raw.is_ok()).and_then(stamp);
         if let (Ok(Raw::Int(number)), None) = (&found.raw, member)
             && let Some(text) = self.labels.get(&(device, reading)).and_then(|labels| labels.get(number))
         {

@@ -9,6 +9,7 @@ use opcua::types::{
 };
 use serde_json::Value as Json;
 
+use crate::mapping::batch::Note;
 use crate::mapping::compiled::Kind;
 use crate::mapping::node::{Step, steps};
 use crate::model::time::Stamp;
@@ -22,8 +23,8 @@ pub type Types<'t> = Option<&'t DataTypeTree>;
 pub struct Quality {
     /// The value, or why there is none.
     pub raw: Result<Raw, Cause>,
-    /// The server gives a value and is not sure of it.
-    pub uncertain: Option<Status>,
+    /// What the server says beside it.
+    pub note: Note,
 }
 
 /// The symbolic name of a status code, with all its bits.
@@ -38,7 +39,7 @@ pub fn status(code: StatusCode) -> Status {
 pub fn quality(value: &DataValue, kind: Kind, member: Option<&str>, types: Types<'_>) -> Quality {
     let code = value.status.unwrap_or(StatusCode::Good);
     if code.is_bad() {
-        return Quality { raw: Err(Cause::Status(status(code))), uncertain: None };
+        return Quality { raw: Err(Cause::Status(status(code))), note: Note::default() };
     }
     let raw = match (&value.value, member) {
         (None, _) => Err(Cause::Invalid),
@@ -48,7 +49,8 @@ pub fn quality(value: &DataValue, kind: Kind, member: Option<&str>, types: Types
             None => Err(Cause::WrongType),
         },
     };
-    Quality { raw, uncertain: code.is_uncertain().then(|| status(code)) }
+    let uncertain = code.is_uncertain().then(|| status(code));
+    Quality { raw, note: Note { uncertain, time: None } }
 }
 
 /// A value as the type that the map says.
@@ -98,6 +100,12 @@ fn words(value: &Variant) -> Option<Result<String, Cause>> {
         Variant::ByteString(bytes) => Ok(bytes.as_base64()),
         _ => return None,
     })
+}
+
+/// A time as a stamp; `None`: OPC UA's null, or outside of the years that we write.
+pub fn stamp(time: &DateTime) -> Option<Stamp> {
+    let time = (!time.is_null()).then(|| time.as_chrono().timestamp_micros())?;
+    Stamp::from_unix_micros(time)
 }
 
 /// `2026-11-23T12:00:00.123Z`; what is before 1601 or after 9999 is no time.
@@ -248,7 +256,7 @@ mod tests {
         let uncertain = of(StatusCode::UncertainLastUsableValue);
         assert_eq!(uncertain.raw, Ok(Raw::Int(1)));
         assert_eq!(
-            uncertain.uncertain.map(|status| status.to_string()).as_deref(),
+            uncertain.note.uncertain.map(|status| status.to_string()).as_deref(),
             Some("UncertainLastUsableValue")
         );
         // Limit and overflow bits are no part of the name.
