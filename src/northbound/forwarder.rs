@@ -86,6 +86,9 @@ pub async fn run<S: Sink>(
     loop {
         let now = Instant::now();
         send(&mut core, &mut sink, now);
+        if !phase.is_running() {
+            sink.flush();
+        }
         core.show();
         if let Some(next) = phase.next(&core, open && !messages.is_empty(), now) {
             phase = next;
@@ -107,7 +110,7 @@ pub async fn run<S: Sink>(
             }
             event = sink.event() => match event {
                 SinkEvent::Acked(token) => core.acked(token, Instant::now()),
-                SinkEvent::Refused(token, reason) => core.refused(token, &reason),
+                SinkEvent::Refused(token, reason) => core.refused(token, &reason, Instant::now()),
                 SinkEvent::Up => core.up(Instant::now()),
                 SinkEvent::Down(_) => core.down(Instant::now()),
             },
@@ -125,7 +128,7 @@ fn send<S: Sink>(core: &mut Core, sink: &mut S, now: Instant) {
         let Some(offer) = core.next(now) else { break };
         let token = offer.token;
         if let Err(refused) = sink.offer(token, offer.message, offer.payload) {
-            core.refused(token, &refused.0);
+            core.refused(token, &refused.0, now);
         }
     }
 }

@@ -41,8 +41,11 @@ pub trait Sink {
     /// `payload` is what to send in place of the message's own (the same, plus marks).
     fn offer(&mut self, token: Token, message: &Message, payload: Bytes) -> Result<(), Refused>;
 
-    /// How many unacknowledged messages the far side may have.
+    /// How many unacknowledged messages the far side may have, at present.
     fn window(&self) -> usize;
+
+    /// No more messages are to be waited for: what is held back for them leaves now.
+    fn flush(&mut self) {}
 
     /// Says goodbye to the far side, in bounded time; the sink is not used afterwards.
     fn close(&mut self) -> impl Future<Output = ()>;

@@ -25,7 +25,7 @@ use crate::metrics::{ConnectionMetrics, DeviceMetrics, Metrics, RouteMetrics};
 use crate::model::message::{Kind, Message};
 use crate::model::time::Stamp;
 use crate::northbound::forwarder::{self, Settings, Summary};
-use crate::northbound::http::HttpSink;
+use crate::northbound::http::{self, HttpSink};
 use crate::northbound::mqtt::{MqttSink, Will};
 use crate::pipeline::{self, Identity, RouteInput, status};
 
@@ -265,8 +265,7 @@ impl Gateway {
                 SinkConfig::Mqtt(config) => {
                     (config.topic.clone(), &*config.status_topic, config.backlog_bytes)
                 }
-                // HTTP has no topics; these tell its messages apart within the program.
-                SinkConfig::Http(config) => ("{device}".to_string(), "/status", config.backlog_bytes),
+                SinkConfig::Http(config) => ("{device}".to_string(), http::STATUS, config.backlog_bytes),
             };
             let status_topic: Arc<str> = status_topic.replace("{site}", site).into();
             let status = |payload: Vec<u8>| Message {

@@ -145,7 +145,8 @@ impl Core {
     }
 
     /// The sink will never take this message.
-    pub fn refused(&mut self, token: Token, reason: &str) {
+    pub fn refused(&mut self, token: Token, reason: &str, now: Instant) {
+        self.account.expire(now);
         self.metrics.refused.inc();
         if let Some(entry) = self.in_flight.remove(&token) {
             let reason: String = reason.chars().take(LONGEST_REASON).collect();

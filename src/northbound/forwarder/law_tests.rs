@@ -27,6 +27,8 @@ enum Act {
     Down,
     /// Acknowledges one of the open messages, not always the oldest.
     Ack(usize),
+    /// Refuses one of the open messages, if it has values: the law is about those.
+    Refuse(usize),
 }
 
 /// What the far side saw.
@@ -36,11 +38,14 @@ struct Seen {
     offers: Vec<(String, u64, Bytes)>,
     /// When each data message was acknowledged first.
     acked: HashMap<(String, u64), Instant>,
+    /// When each refused data message was refused.
+    refused: HashMap<(String, u64), Instant>,
     /// Acknowledged gap records: device, from, to, reason.
     gaps: Vec<(String, u64, u64, String)>,
     statuses: Vec<String>,
     last_token: Token,
     closed: bool,
+    flushed: bool,
 }
 
 struct Far {
@@ -89,6 +94,15 @@ impl Far {
         }
         SinkEvent::Acked(token)
     }
+
+    fn refuse(&mut self, which: usize) -> SinkEvent {
+        let which = which % self.open.len();
+        let Kind::Data(s) = &self.open[which].1.kind else { return self.ack(which) };
+        let key = (s.device.name.to_string(), s.seq);
+        let earlier = self.seen.lock().unwrap().refused.insert(key, Instant::now());
+        assert!(earlier.is_none(), "it was sent again after it was refused");
+        SinkEvent::Refused(self.open.remove(which).0, "HTTP 422".into())
+    }
 }
 
 impl Sink for Far {
@@ -124,7 +138,8 @@ impl Sink for Far {
                     return SinkEvent::Down("gone".into());
                 }
                 Act::Ack(which) if !self.open.is_empty() => return self.ack(which),
-                Act::Up | Act::Ack(_) => {}
+                Act::Refuse(which) if !self.open.is_empty() => return self.refuse(which),
+                Act::Up | Act::Ack(_) | Act::Refuse(_) => {}
             }
         }
     }
@@ -156,6 +171,10 @@ impl Sink for Far {
 
     fn window(&self) -> usize {
         WINDOW
+    }
+
+    fn flush(&mut self) {
+        self.seen.lock().unwrap().flushed = true;
     }
 
     async fn close(&mut self) {
@@ -234,7 +253,7 @@ fn paused() -> tokio::runtime::Runtime {
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    prop_oneof![2 => Just(Act::Up), 1 => Just(Act::Down), 8 => (0..WINDOW).prop_map(Act::Ack)]
+    prop_oneof![2 => Just(Act::Up), 1 => Just(Act::Down), 8 => (0..WINDOW).prop_map(Act::Ack), 1 => (0..WINDOW).prop_map(Act::Refuse)]
 }
 
 fn is_replayed(payload: &Bytes) -> bool {
@@ -275,7 +294,7 @@ fn check(
     deadlines: &BTreeMap<(String, u64), Instant>,
     recovers: bool,
 ) {
-    assert!(seen.closed);
+    assert!(seen.closed && seen.flushed);
     let mut waiting = 0;
     for (device, late) in devices {
         let name = device.name.to_string();
@@ -294,10 +313,14 @@ fn check(
             assert_eq!(in_gaps.len() as u64, device.gap_accounted.get());
         }
         let missed = |(key, deadline): (&(String, u64), &Instant)| {
-            key.0 == name && seen.acked.get(key).is_none_or(|acked| acked >= deadline)
+            let settled = seen.acked.get(key).or(seen.refused.get(key));
+            key.0 == name && settled.is_none_or(|settled| settled >= deadline)
         };
         let missed = deadlines.iter().filter(|entry| missed(*entry)).count();
         assert_eq!(device.violations_total(), missed as u64, "each missed budget counts once");
+        for (_, seq) in seen.refused.keys().filter(|(n, _)| *n == name) {
+            assert!(!delivered.contains(seq) && (in_gaps.contains(seq) || left.gap_records > 0), "{name} {seq}");
+        }
         in_order_and_identical(seen, &name, *late);
     }
     assert_eq!(waiting as usize, left.queued + left.in_flight + left.backlog, "{left:?}");
@@ -440,6 +463,16 @@ async fn a_refused_message_is_accounted_for_and_blocks_nothing() {
     assert!(trial.run().await.0.is_settled());
     assert_eq!(seen.lock().unwrap().gaps, [("d0".into(), 1, 1, "refused: too large".into())]);
     assert_eq!((device.delivered.get(), device.gap_accounted.get()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_after_its_offer_is_accounted_for_and_blocks_nothing() {
+    let acts = [(0, Act::Up), (5, Act::Refuse(1)), (6, Act::Ack(0)), (7, Act::Refuse(0))];
+    let (device, seen) = one_device(OnLate::Deliver, &acts, &[1; 4], 10_000).await;
+    let gap = |seq| ("d0".into(), seq, seq, "refused: HTTP 422".into());
+    assert_eq!(seen.lock().unwrap().gaps, [gap(1), gap(2)]);
+    assert_eq!((device.delivered.get(), device.gap_accounted.get()), (2, 2));
+    assert_eq!(device.violations_total(), 0, "they were given up in time");
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | 2xx | delivered |
 //! | 408, 425, 429, 5xx | again later, after `Retry-After` if that is longer than the back-off |
-//! | 401, 407 | again later: our credentials are wrong for every message, and lose none |
+//! | 401, 407 | again later, with credentials that are read anew: they are wrong for every message, and lose none |
 //! | 3xx | again later: a redirection is not followed, since it would carry credentials elsewhere |
 //! | other 4xx | never: this message is refused, the others go on |
 
@@ -24,6 +24,8 @@ pub enum Outcome {
         reason: String,
         /// What the server asks for.
         after: Option<Duration>,
+        /// Over a new connection, with secrets and certificates as they are by then?
+        anew: bool,
     },
     /// The server will never take it.
     Refused(String),
@@ -37,18 +39,20 @@ pub fn outcome(status: u16, retry_after: Option<&str>, text: &str, now: i64) -> 
     };
     match status {
         200..=299 => Outcome::Delivered,
-        401 | 407 => Outcome::Retry { reason: format!("{reason} (are the credentials right?)"), after: None },
-        300..=399 => {
-            Outcome::Retry { reason: format!("{reason} (redirections are not followed)"), after: None }
-        }
+        401 | 407 => again(format!("{reason} (are the credentials right?)"), None, true),
+        300..=399 => again(format!("{reason} (redirections are not followed)"), None, false),
         408 | 425 | 429 | 500..=599 => {
             let after =
                 retry_after.and_then(|text| wait(text, now)).map(|after| after.min(LONGEST_RETRY_AFTER));
-            Outcome::Retry { reason, after }
+            again(reason, after, false)
         }
         400..=499 => Outcome::Refused(reason),
-        _ => Outcome::Retry { reason: format!("{reason} (no final answer)"), after: None },
+        _ => again(format!("{reason} (no final answer)"), None, true),
     }
+}
+
+fn again(reason: String, after: Option<Duration>, anew: bool) -> Outcome {
+    Outcome::Retry { reason, after, anew }
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110, 10.2.3).
@@ -87,6 +91,13 @@ mod tests {
         for status in [400, 403, 404, 409, 410, 413, 415, 422] {
             assert!(matches!(of(status, None), Outcome::Refused(_)), "{status}");
         }
+    }
+
+    #[test]
+    fn an_answer_keeps_the_connection_unless_it_is_about_credentials() {
+        let anew = |status| matches!(of(status, None), Outcome::Retry { anew: true, .. });
+        assert!(anew(401) && anew(407));
+        assert!(!anew(302) && !anew(429) && !anew(503));
     }
 
     #[test]

@@ -32,6 +32,13 @@ pub struct HttpConfig {
     pub backlog_bytes: usize,
 }
 
+impl HttpConfig {
+    /// The address as logs show it: without the query, which may be a secret.
+    pub fn place(&self) -> &str {
+        self.url.split('?').next().unwrap_or_default()
+    }
+}
+
 /// Who we are to the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Auth {

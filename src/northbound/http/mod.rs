@@ -1,11 +1,11 @@
 //! HTTP as a sink: each message, or a batch of them, is a POST; delivered means 2xx.
 //!
 //! - One request is under way at a time, over one persistent connection (HTTP/2 where the server speaks it), so that messages arrive
-//!   in their order.
+//!   in their order. What comes meanwhile stays with the forwarder, which knows by then what is most urgent.
 //! - What fails for now (no connection, no answer in time, 408, 429, 5xx) takes the route down: the forwarder has its messages again, and
 //!   repeats them byte for byte and with the same `Idempotency-Key` after a back-off. What fails for ever is refused alone: a
 //!   batch that is refused is sent again message by message.
-//! - A batch waits for more messages as long as `linger` allows and as every one of its messages can afford.
+//! - `outbox` says what goes into one request, and how long that waits for more.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,13 +19,16 @@ use tokio::time::{Instant, sleep_until};
 
 use self::answer::{Outcome, outcome};
 use self::config::{Auth, HttpConfig};
+use self::outbox::{Item, Outbox};
 use super::backoff::{Backoff, random};
 use super::{Refused, Sink, SinkEvent, Token, tls};
+use crate::budget::OnLate;
 use crate::model::message::{Kind, Message};
 use crate::model::time::Stamp;
 
 mod answer;
 pub mod config;
+mod outbox;
 mod request;
 
 /// How long to wait for a connection at most.
@@ -37,6 +40,13 @@ const MOST_ANSWER: usize = 4 << 10;
 /// An idle connection is kept this long.
 const IDLE: Duration = Duration::from_secs(90);
 
+/// HTTP has no topics: within the program a device's messages have its name in place of one, its status has this behind it, and the
+/// gateway's status nothing before it.
+pub const STATUS: &str = "/status";
+
+/// Refusals are logged no more often: a server may refuse everything.
+const REFUSALS_TOLD: Duration = Duration::from_secs(60);
+
 /// A route to an HTTP server.
 pub struct HttpSink {
     config: Arc<HttpConfig>,
@@ -44,24 +54,20 @@ pub struct HttpSink {
     epoch: u64,
     state: State,
     /// Offered, and not sent.
-    batch: Vec<Item>,
-    /// When the batch must leave.
-    send_by: Option<Instant>,
-    /// Of a batch that was refused: to be sent one by one, before anything else.
-    singly: VecDeque<Item>,
+    outbox: Outbox,
     /// The request that is under way.
-    sending: JoinSet<(Vec<Item>, Outcome)>,
+    sending: JoinSet<Sent>,
     ready: VecDeque<SinkEvent>,
     backoff: Backoff,
-    /// How long the last request took.
-    round_trip: Duration,
     /// The reason that was logged last, while down.
     told: Option<String>,
+    /// When a refusal was logged last, and how many were not since.
+    refusals: Option<(Instant, u64)>,
 }
 
 enum State {
-    /// Until the next attempt.
-    Waiting(Instant),
+    /// Until the next attempt; with what it is made, if that is still good.
+    Waiting(Instant, Option<Up>),
     /// Secrets and certificates are being read.
     Preparing(JoinHandle<Result<Up, String>>),
     Up(Up),
@@ -81,56 +87,45 @@ enum Credentials {
     Basic(String, String),
 }
 
-/// A message that the forwarder has offered.
-#[derive(Clone)]
-struct Item {
-    token: Token,
-    key: Option<String>,
-    device: Arc<str>,
-    payload: Bytes,
+/// A request that is over.
+struct Sent {
+    items: Vec<Item>,
+    outcome: Outcome,
+    took: Duration,
 }
 
 impl HttpSink {
     /// A sink that is up as soon as its events are waited for. `site` and `epoch` make its idempotency keys.
     pub fn new(config: HttpConfig, site: Arc<str>, epoch: u64) -> Self {
         Self {
-            config: Arc::new(config),
             site,
             epoch,
-            state: State::Waiting(Instant::now()),
-            batch: Vec::new(),
-            send_by: None,
-            singly: VecDeque::new(),
+            state: State::Waiting(Instant::now(), None),
+            outbox: Outbox::new(config.max_batch, config.linger),
+            config: Arc::new(config),
             sending: JoinSet::new(),
             ready: VecDeque::new(),
             backoff: Backoff::new(),
-            round_trip: Duration::ZERO,
             told: None,
+            refusals: None,
         }
     }
 
-    /// Secrets and certificates are read each time, so that renewed ones are picked up.
     fn prepare(&self) -> State {
         let config = self.config.clone();
         State::Preparing(tokio::task::spawn_blocking(move || client(&config)))
     }
 
-    /// Sends what is to be sent next, if nothing is under way.
+    /// Sends what is to be sent next.
     fn post(&mut self, up: &Up) {
-        let (items, as_array) = match self.singly.pop_front() {
-            Some(item) => (vec![item], self.config.max_batch > 1),
-            None => {
-                self.send_by = None;
-                (std::mem::take(&mut self.batch), self.config.max_batch > 1)
-            }
-        };
-        if items.is_empty() {
-            return;
-        }
-        let body = request::body(items.iter().map(|item| &item.payload), as_array);
+        let taken = self.outbox.take(Instant::now());
+        self.ready.extend(taken.overdue.into_iter().map(|item| SinkEvent::Refused(item.token, "late".into())));
+        let items = taken.request;
+        let Some(first) = items.first() else { return };
+        let body = request::body(items.iter().map(|item| &item.payload), self.config.max_batch > 1);
         let key = match &*items {
             [Item { key: Some(key), .. }] => key.clone(),
-            _ => request::body_key(&body),
+            _ => request::body_key(&self.site, self.epoch, &body),
         };
         let post = up.client.post(&self.config.url);
         let post = match &up.credentials {
@@ -140,8 +135,7 @@ impl HttpSink {
         };
         let mut post = post.header(CONTENT_TYPE, "application/json").header("idempotency-key", key);
         for (name, template) in &self.config.headers {
-            let value = request::header(template, &self.site, &items[0].device);
-            post = post.header(name, value);
+            post = post.header(name, request::header(template, &self.site, &first.device));
         }
         let packed =
             self.config.gzip_above.filter(|above| body.len() > *above).and_then(|_| request::gzip(&body));
@@ -149,49 +143,60 @@ impl HttpSink {
             Some(packed) => post.header(CONTENT_ENCODING, "gzip").body(packed),
             None => post.body(body),
         };
-        self.sending.spawn(async move { (items, send(post).await) });
+        self.sending.spawn(async move {
+            let started = Instant::now();
+            let outcome = send(post).await;
+            Sent { items, outcome, took: started.elapsed() }
+        });
     }
 
-    fn done(&mut self, items: Vec<Item>, outcome: Outcome) {
+    fn done(&mut self, up: Up, Sent { items, outcome, took }: Sent) {
         match outcome {
             Outcome::Delivered => {
                 if self.told.take().is_some() {
-                    tracing::info!(url = %self.config.url, "route up");
+                    tracing::info!(url = self.config.place(), "route up");
                 }
                 self.backoff.reset();
+                self.outbox.answered(took);
                 self.ready.extend(items.into_iter().map(|item| SinkEvent::Acked(item.token)));
             }
-            Outcome::Refused(reason) if items.len() == 1 => {
-                tracing::warn!(url = %self.config.url, device = %items[0].device, reason, "a message is refused");
-                self.ready
-                    .extend(items.into_iter().map(|item| SinkEvent::Refused(item.token, reason.clone())));
+            Outcome::Refused(reason) => {
+                self.backoff.reset();
+                self.outbox.answered(took);
+                match &*items {
+                    [item] => self.refused(item, reason),
+                    _ => self.outbox.one_by_one(items),
+                }
             }
-            Outcome::Refused(_) => self.singly.extend(items),
-            Outcome::Retry { reason, after } => self.lost(reason, after),
+            Outcome::Retry { reason, after, anew } => {
+                self.lost(&items, reason, after, Some(up).filter(|_| !anew));
+            }
         }
     }
 
-    fn lost(&mut self, reason: String, after: Option<Duration>) {
+    fn refused(&mut self, item: &Item, reason: String) {
+        let now = Instant::now();
+        match &mut self.refusals {
+            Some((told, silent)) if now - *told < REFUSALS_TOLD => *silent += 1,
+            refusals => {
+                let further = refusals.map_or(0, |(_, silent)| silent);
+                *refusals = Some((now, 0));
+                tracing::warn!(url = self.config.place(), device = %item.device, reason, further, "a message is refused");
+            }
+        }
+        self.ready.push_back(SinkEvent::Refused(item.token, reason));
+    }
+
+    /// What was offered is the forwarder's again, and the next attempt is later: with `up`, or else with all read anew.
+    fn lost(&mut self, items: &[Item], reason: String, after: Option<Duration>, up: Option<Up>) {
         let wait = self.backoff.next(random()).max(after.unwrap_or_default());
-        self.state = State::Waiting(Instant::now() + wait);
-        self.batch.clear();
-        self.singly.clear();
-        self.send_by = None;
-        // What else is under way is not listened to any more: it is the forwarder's again.
-        self.sending = JoinSet::new();
+        self.state = State::Waiting(Instant::now() + wait, up);
+        self.outbox.lost(items);
         if self.told.as_ref() != Some(&reason) {
-            tracing::warn!(url = %self.config.url, reason, "route down");
+            tracing::warn!(url = self.config.place(), reason, "route down");
             self.told = Some(reason.clone());
         }
         self.ready.push_back(SinkEvent::Down(reason));
-    }
-
-    /// Until when a batch with this message may wait for others.
-    fn patience(&self, deadline: Option<Instant>, now: Instant) -> Instant {
-        let linger = now + self.config.linger;
-        // Twice the last round trip: this one may take longer.
-        let affordable = deadline.map(|deadline| deadline.checked_sub(2 * self.round_trip).unwrap_or(now));
-        affordable.map_or(linger, |affordable| affordable.clamp(now, linger))
     }
 }
 
@@ -202,8 +207,12 @@ impl Sink for HttpSink {
                 return event;
             }
             match &mut self.state {
-                State::Waiting(until) => {
+                State::Waiting(until, up) => {
                     sleep_until(*until).await;
+                    if let Some(up) = up.take() {
+                        self.state = State::Up(up);
+                        return SinkEvent::Up;
+                    }
                     self.state = self.prepare();
                 }
                 State::Preparing(reading) => {
@@ -213,30 +222,18 @@ impl Sink for HttpSink {
                             self.state = State::Up(up);
                             return SinkEvent::Up;
                         }
-                        Err(reason) => self.lost(reason, None),
+                        Err(reason) => self.lost(&[], reason, None, None),
                     }
                 }
                 State::Up(up) => {
                     let up = up.clone();
-                    let is_full = self.batch.len() >= self.config.max_batch || !self.singly.is_empty();
-                    let send_by = if is_full { Some(Instant::now()) } else { self.send_by };
-                    let due = async {
-                        match send_by {
-                            Some(at) => sleep_until(at).await,
-                            None => std::future::pending().await,
-                        }
-                    };
-                    let idle = self.sending.is_empty();
-                    let started = Instant::now();
+                    let due = self.outbox.due(Instant::now()).filter(|_| self.sending.is_empty());
                     tokio::select! {
-                        Some(done) = self.sending.join_next() => match done {
-                            Ok((items, outcome)) => self.done(items, outcome),
-                            Err(error) => self.lost(error.to_string(), None),
+                        Some(sent) = self.sending.join_next() => match sent {
+                            Ok(sent) => self.done(up, sent),
+                            Err(error) => self.lost(&[], error.to_string(), None, None),
                         },
-                        () = due, if idle => self.post(&up),
-                    }
-                    if !idle {
-                        self.round_trip = started.elapsed().max(self.round_trip / 2);
+                        () = reached(due) => self.post(&up),
                     }
                 }
             }
@@ -248,27 +245,39 @@ impl Sink for HttpSink {
             // The forwarder learns of the loss by the event that's due; the message is its own again then.
             return Ok(());
         }
-        let now = Instant::now();
-        let (key, device, deadline): (_, Arc<str>, _) = match &message.kind {
+        let item = match &message.kind {
             Kind::Status if !self.config.statuses => {
                 self.ready.push_back(SinkEvent::Acked(token));
                 return Ok(());
             }
-            Kind::Status | Kind::Gap => (None, "".into(), None),
+            Kind::Status | Kind::Gap => {
+                let device = message.topic.strip_suffix(STATUS).unwrap_or(&message.topic).into();
+                let returns = matches!(message.kind, Kind::Gap);
+                Item { token, key: None, device, payload, deadline: None, drops: false, returns }
+            }
             Kind::Data(sampled) => {
-                let key = request::message_key(&self.site, &sampled.device.name, self.epoch, sampled.seq);
-                (Some(key), sampled.device.name.clone(), Some(sampled.deadline))
+                let device = sampled.device.name.clone();
+                Item {
+                    token,
+                    key: Some(request::message_key(&self.site, &device, self.epoch, sampled.seq)),
+                    device,
+                    payload,
+                    deadline: Some(sampled.deadline),
+                    drops: sampled.late == OnLate::Drop,
+                    returns: true,
+                }
             }
         };
-        let until = self.patience(deadline, now);
-        self.send_by = Some(self.send_by.map_or(until, |other| other.min(until)));
-        self.batch.push(Item { token, key, device, payload });
+        self.outbox.push(item, Instant::now());
         Ok(())
     }
 
     fn window(&self) -> usize {
-        // What comes while a batch is under way stays with the forwarder, which knows by then what is most urgent.
-        self.config.max_batch
+        if self.sending.is_empty() { self.outbox.room() } else { 0 }
+    }
+
+    fn flush(&mut self) {
+        self.outbox.hurry();
     }
 
     async fn close(&mut self) {
@@ -276,7 +285,14 @@ impl Sink for HttpSink {
     }
 }
 
-/// A client with what the site file says of trust and credentials; blocks on the disk.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A client with what the site file says of trust and credentials, as they are now; blocks on the disk.
 fn client(config: &HttpConfig) -> Result<Up, String> {
     let credentials = match &config.auth {
         Auth::None => Credentials::None,
@@ -298,7 +314,7 @@ fn client(config: &HttpConfig) -> Result<Up, String> {
         None => tls::trusts_nobody().map_err(|error| error.to_string())?,
     };
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let client = builder.tls_backend_preconfigured(tls).build().map_err(|error| reason(&error))?;
+    let client = builder.tls_backend_preconfigured(tls).build().map_err(reason)?;
     Ok(Up { client, credentials })
 }
 
@@ -306,7 +322,7 @@ fn client(config: &HttpConfig) -> Result<Up, String> {
 async fn send(post: reqwest::RequestBuilder) -> Outcome {
     let mut response = match post.send().await {
         Ok(response) => response,
-        Err(error) => return Outcome::Retry { reason: reason(&error), after: None },
+        Err(error) => return Outcome::Retry { reason: reason(error), after: None, anew: true },
     };
     let status = response.status().as_u16();
     let retry_after =
@@ -325,11 +341,13 @@ async fn send(post: reqwest::RequestBuilder) -> Outcome {
 }
 
 /// The innermost cause, which says most: `Connection refused`, not `error sending request`.
-fn reason(error: &reqwest::Error) -> String {
+fn reason(error: reqwest::Error) -> String {
     if error.is_timeout() {
         return if error.is_connect() { "no connection in time".into() } else { "no answer in time".into() };
     }
-    let mut cause: &dyn std::error::Error = error;
+    // The address may have a secret in its query.
+    let error = error.without_url();
+    let mut cause: &dyn std::error::Error = &error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }

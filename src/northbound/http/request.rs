@@ -39,9 +39,11 @@ pub fn message_key(site: &str, device: &str, epoch: u64, seq: u64) -> String {
     format!("{}/{}/{epoch}/{seq}", plain(site), plain(device))
 }
 
-/// The `Idempotency-Key` of anything else: a digest of the body, the same when the same is sent again.
-pub fn body_key(body: &[u8]) -> String {
-    Sha256::digest(body).iter().take(16).fold(String::new(), |mut text, byte| {
+/// The `Idempotency-Key` of anything else: `SITE/EPOCH/DIGEST` of the body, the same when the same is sent again by the same run. (Of two
+/// runs, both may say "offline" in the same words, and both mean it.)
+pub fn body_key(site: &str, epoch: u64, body: &[u8]) -> String {
+    let start = format!("{}/{epoch}/", plain(site));
+    Sha256::digest(body).iter().take(16).fold(start, |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })
@@ -84,8 +86,15 @@ mod tests {
     fn a_key_has_only_what_a_header_can_carry() {
         assert_eq!(message_key("bakery", "ofen 1/ä", 7, 42), "bakery/ofen%201%2F%C3%A4/7/42");
         assert_eq!(header("x-{site}-{device}", "a", "ö"), "x-a-%C3%B6");
-        assert_eq!(body_key(b"x").len(), 32);
-        assert_eq!(body_key(b"x"), body_key(b"x"));
+    }
+
+    #[test]
+    fn a_body_has_one_key_in_one_run() {
+        let key = body_key("hall 1", 7, b"x");
+        assert!(key.starts_with("hall%201/7/") && key.len() == 11 + 32, "{key}");
+        assert_eq!(key, body_key("hall 1", 7, b"x"));
+        assert_ne!(key, body_key("hall 1", 7, b"y"));
+        assert_ne!(key, body_key("hall 1", 8, b"x"));
     }
 
     #[test]
