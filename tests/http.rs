@@ -164,11 +164,15 @@ struct Route {
 
 impl Route {
     fn start(config: HttpConfig) -> Self {
+        Self::of_epoch(config, 7)
+    }
+
+    fn of_epoch(config: HttpConfig, epoch: u64) -> Self {
         let (messages, received) = mpsc::channel(1024);
         let settings =
-            Settings { site: "hall".into(), epoch: 7, backlog_bytes: config.backlog_bytes, offline: None };
+            Settings { site: "hall".into(), epoch, backlog_bytes: config.backlog_bytes, offline: None };
         let (metrics, stop) = (Arc::new(RouteMetrics::default()), CancellationToken::new());
-        let sink = HttpSink::new(config, "hall".into(), 7);
+        let sink = HttpSink::new(config, "hall".into(), epoch);
         let running = tokio::spawn(forwarder::run(sink, received, settings, metrics.clone(), stop.clone()));
         Self { messages, device: Arc::new(DeviceMetrics::new("oven 1")), metrics, stop, running, next: 0 }
     }
@@ -255,8 +259,101 @@ async fn what_fails_for_now_is_sent_again_byte_for_byte() {
         assert_eq!(again.body, requests[0].body);
         assert_eq!(again.headers["idempotency-key"], requests[0].headers["idempotency-key"]);
     }
+    let connections: Vec<u32> = requests.iter().map(|request| request.connection).collect();
+    assert_eq!(connections, [1, 1, 2, 2, 2, 2, 2], "an answer is no reason to connect anew");
     assert_eq!(route.device.gap_accounted.get(), 0);
     assert!(route.stop().await.is_settled());
+}
+
+#[tokio::test]
+async fn a_batch_is_repeated_as_it_was_whatever_came_since() {
+    let server = Server::start(|_| Does::Answers(200, "")).await;
+    server.then([Does::Answers(200, ""), Does::Answers(503, ""), Does::HangsUp]);
+    let linger = Duration::from_millis(200);
+    let mut route = Route::start(HttpConfig { max_batch: 10, linger, ..config(server.address) });
+    route.send(1, SOON).await;
+    route.until("the first delivered", |device| device.delivered.get() == 1).await;
+    route.send(3, SOON).await;
+    let deadline = Instant::now() + SOON;
+    while server.requests().len() < 2 {
+        assert!(Instant::now() < deadline);
+        sleep(Duration::from_millis(2)).await;
+    }
+    route.send(5, SOON).await;
+    route.until("9 delivered", |device| device.delivered.get() == 9).await;
+    let requests = server.requests();
+    let batches: Vec<Vec<u64>> = requests.iter().map(|request| seqs(std::slice::from_ref(request))).collect();
+    assert_eq!(batches[1..4], [vec![1, 2, 3], vec![1, 2, 3], vec![1, 2, 3]]);
+    let key = |at: usize| &requests[at].headers["idempotency-key"];
+    assert!(key(1) == key(2) && key(2) == key(3), "{requests:?}");
+    assert!(key(1) != key(4) && key(4).starts_with("hall/7/"), "{requests:?}");
+    assert_eq!(seqs(&requests[4..]), (4..9).collect::<Vec<_>>());
+    assert!(route.stop().await.is_settled());
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_no_further_messages() {
+    let server = Server::start(|_| Does::Answers(200, "")).await;
+    let linger = Duration::from_secs(60);
+    let mut route = Route::start(HttpConfig { max_batch: 100, linger, ..config(server.address) });
+    route.send(1, 20 * SOON).await;
+    route.until("the first delivered", |device| device.delivered.get() == 1).await;
+    route.send(2, 20 * SOON).await;
+    let start = Instant::now();
+    assert!(route.stop().await.is_settled());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(seqs(&server.requests()), [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_renewed_token_is_picked_up_and_nothing_is_given_up_for_the_old_one() {
+    let path = std::env::temp_dir().join(format!("taktbus-http-token-{}", std::process::id()));
+    std::fs::write(&path, "old\n").unwrap();
+    let renews = path.clone();
+    let server = Server::start(move |request| match &*request.headers["authorization"] {
+        "Bearer new" => Does::Answers(200, ""),
+        _ => {
+            std::fs::write(&renews, "new\n").unwrap();
+            Does::Answers(401, "")
+        }
+    })
+    .await;
+    let mut route =
+        Route::start(HttpConfig { auth: Auth::Bearer(Secret::File(path.clone())), ..config(server.address) });
+    route.send(2, SOON).await;
+    route.until("2 delivered", |device| device.delivered.get() == 2).await;
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(seqs(&server.requests()), [0, 0, 1]);
+    assert_eq!(route.device.gap_accounted.get(), 0);
+    assert!(route.stop().await.is_settled());
+}
+
+#[tokio::test]
+async fn statuses_are_sent_where_they_are_wanted_and_two_runs_do_not_share_a_key() {
+    let server = Server::start(|_| Does::Answers(200, "")).await;
+    let status = |topic: &str| Message {
+        topic: topic.into(),
+        payload: Bytes::from_static(br#"{"state":"offline"}"#),
+        retain: true,
+        kind: Kind::Status,
+    };
+    for epoch in [7, 8] {
+        for statuses in [false, true] {
+            let headers = vec![("X-Device".into(), "{device}".into())];
+            let config = HttpConfig { statuses, headers, ..config(server.address) };
+            let route = Route::of_epoch(config, epoch);
+            route.until("up", |_| route.metrics.up.get() == 1).await;
+            route.messages.send(status("/status")).await.unwrap();
+            route.messages.send(status("oven 1/status")).await.unwrap();
+            assert!(route.stop().await.is_settled());
+        }
+    }
+    let requests = server.requests();
+    let devices: Vec<Option<&str>> =
+        requests.iter().map(|request| request.headers.get("x-device").map(String::as_str)).collect();
+    assert_eq!(devices, [None, Some("oven%201"), None, Some("oven%201")]);
+    let key = |at: usize| &requests[at].headers["idempotency-key"];
+    assert!(key(0).starts_with("hall/7/") && key(2).starts_with("hall/8/"), "{requests:?}");
 }
 
 #[tokio::test]
@@ -282,7 +379,8 @@ async fn a_refused_message_is_accounted_for_and_blocks_nothing() {
         _ => Does::Answers(200, ""),
     })
     .await;
-    let mut route = Route::start(config(server.address));
+    let headers = vec![("X-Device".into(), "{device}".into())];
+    let mut route = Route::start(HttpConfig { headers, ..config(server.address) });
     route.send(6, SOON).await;
     route.until("5 delivered", |device| device.delivered.get() == 5).await;
     let gaps = || {
@@ -296,6 +394,10 @@ async fn a_refused_message_is_accounted_for_and_blocks_nothing() {
     assert_eq!((&gap["gap"]["from"], &gap["gap"]["to"]), (&json!(3), &json!(3)));
     assert!(gap["gap"]["reason"].as_str().unwrap().contains("HTTP 422"), "{gap}");
     assert_eq!(route.device.gap_accounted.get(), 1);
+    assert!(
+        server.requests().iter().all(|request| request.headers["x-device"] == "oven%201"),
+        "the gap's too"
+    );
     assert!(route.stop().await.is_settled());
 }
 
@@ -323,14 +425,18 @@ async fn a_batch_waits_no_longer_than_its_budgets_allow_and_is_compressed() {
     let server = Server::start(|_| Does::Answers(200, "")).await;
     let (linger, gzip_above) = (Duration::from_secs(20), Some(100));
     let mut route = Route::start(HttpConfig { max_batch: 100, linger, gzip_above, ..config(server.address) });
+    // How long the server takes is not known before its first answer.
+    route.send(1, Duration::from_secs(2)).await;
+    route.until("the first delivered", |device| device.delivered.get() == 1).await;
     let start = Instant::now();
-    route.send(10, Duration::from_millis(500)).await;
-    route.until("10 delivered", |device| device.delivered.get() == 10).await;
-    assert!(start.elapsed() < Duration::from_secs(5), "it waited for its linger: {:?}", start.elapsed());
+    route.send(10, Duration::from_secs(2)).await;
+    route.until("11 delivered", |device| device.delivered.get() == 11).await;
+    assert!(start.elapsed() >= Duration::from_millis(500), "it did not wait: {:?}", start.elapsed());
+    assert_eq!(route.device.violations_total(), 0, "it waited for too long: {:?}", start.elapsed());
     let requests = server.requests();
-    assert_eq!(requests.len(), 1);
-    assert_eq!(requests[0].headers["content-encoding"], "gzip");
-    assert_eq!(seqs(&requests), (0..10).collect::<Vec<_>>());
+    assert_eq!(requests.len(), 2);
+    assert_eq!(requests[1].headers["content-encoding"], "gzip");
+    assert_eq!(seqs(&requests), (0..11).collect::<Vec<_>>());
     assert!(route.stop().await.is_settled());
 }
 

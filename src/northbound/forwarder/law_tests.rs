@@ -319,7 +319,10 @@ fn check(
         let missed = deadlines.iter().filter(|entry| missed(*entry)).count();
         assert_eq!(device.violations_total(), missed as u64, "each missed budget counts once");
         for (_, seq) in seen.refused.keys().filter(|(n, _)| *n == name) {
-            assert!(!delivered.contains(seq) && (in_gaps.contains(seq) || left.gap_records > 0), "{name} {seq}");
+            assert!(
+                !delivered.contains(seq) && (in_gaps.contains(seq) || left.gap_records > 0),
+                "{name} {seq}"
+            );
         }
         in_order_and_identical(seen, &name, *late);
     }

@@ -119,7 +119,8 @@ impl HttpSink {
     /// Sends what is to be sent next.
     fn post(&mut self, up: &Up) {
         let taken = self.outbox.take(Instant::now());
-        self.ready.extend(taken.overdue.into_iter().map(|item| SinkEvent::Refused(item.token, "late".into())));
+        self.ready
+            .extend(taken.overdue.into_iter().map(|item| SinkEvent::Refused(item.token, "late".into())));
         let items = taken.request;
         let Some(first) = items.first() else { return };
         let body = request::body(items.iter().map(|item| &item.payload), self.config.max_batch > 1);
@@ -135,7 +136,11 @@ impl HttpSink {
         };
         let mut post = post.header(CONTENT_TYPE, "application/json").header("idempotency-key", key);
         for (name, template) in &self.config.headers {
-            post = post.header(name, request::header(template, &self.site, &first.device));
+            let value = request::header(template, &self.site, &first.device);
+            // What is about no device has no header that is only its name.
+            if !value.is_empty() {
+                post = post.header(name, value);
+            }
         }
         let packed =
             self.config.gzip_above.filter(|above| body.len() > *above).and_then(|_| request::gzip(&body));
