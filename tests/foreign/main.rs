@@ -1,4 +1,5 @@
-//! The program against software that we did not write: pymodbus, libmodbus, mbpoll, asyncua, mosquitto, socat, check-jsonschema.
+//! The program against software that we did not write: pymodbus, libmodbus, mbpoll, asyncua, mosquitto, hypercorn, socat,
+//! check-jsonschema.
 //!
 //! `tests/run` installs the peers and sets `TAKTBUS_PEERS`, which turns a missing peer into a failure. Without it a test
 //! whose peer is missing says so on stderr and passes; [`what_was_left_out_is_said`] lists them all.
@@ -9,6 +10,7 @@ mod broker;
 mod command_line;
 mod folder;
 mod gateway;
+mod http;
 mod json;
 mod lines;
 mod memory;

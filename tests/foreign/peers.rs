@@ -22,10 +22,11 @@ pub enum Peer {
     Openssl,
     CheckJsonschema,
     Asyncua,
+    Hypercorn,
 }
 
 impl Peer {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Pymodbus,
         Self::Libmodbus,
         Self::Mosquitto,
@@ -36,6 +37,7 @@ impl Peer {
         Self::Openssl,
         Self::CheckJsonschema,
         Self::Asyncua,
+        Self::Hypercorn,
     ];
 
     /// Its executable, where it is installed.
@@ -43,8 +45,8 @@ impl Peer {
         match self {
             // The interpreter of the virtual environment is only there once pymodbus was installed into it.
             Self::Pymodbus => Some(folder().join("venv/bin/python")).filter(|path| path.exists()),
-            Self::Asyncua => Some(folder().join("venv/bin/python"))
-                .filter(|path| path.exists() && folder().join("venv/asyncua").exists()),
+            Self::Asyncua => installed("asyncua"),
+            Self::Hypercorn => installed("hypercorn"),
             Self::Libmodbus => Some(folder().join("libmodbus_server")).filter(|path| path.exists()),
             Self::Mosquitto => in_path("mosquitto"),
             Self::MosquittoSub => in_path("mosquitto_sub"),
@@ -200,6 +202,12 @@ fn folder() -> PathBuf {
         Some(folder) => folder.into(),
         None => Path::new(env!("CARGO_TARGET_TMPDIR")).join("../peers"),
     }
+}
+
+/// The interpreter, where this was installed too: an older environment has it without.
+fn installed(stamp: &str) -> Option<PathBuf> {
+    let venv = folder().join("venv");
+    Some(venv.join("bin/python")).filter(|path| path.exists() && venv.join(stamp).exists())
 }
 
 /// Debian keeps mosquitto in `/usr/sbin`, which is not on every user's path.

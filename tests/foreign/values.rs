@@ -95,7 +95,8 @@ pub fn assert_all_values(subscriber: &mut Subscriber, unit: u8) {
     }
 }
 
-fn collect(message: &str, values: &mut BTreeMap<String, String>) {
+/// The values of a message, by point.
+pub fn collect(message: &str, values: &mut BTreeMap<String, String>) {
     if let Some(object) = member(message, "values") {
         values.extend(members(object).map(|(point, value)| (point.to_owned(), value.to_owned())));
     }
