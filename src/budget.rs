@@ -141,6 +141,11 @@ impl<T> DeadlineQueue<T> {
         self.items.first_key_value().map(|((deadline, _), _)| *deadline)
     }
 
+    /// All of them, the most urgent first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.items.values()
+    }
+
     /// How many items wait.
     pub fn len(&self) -> usize {
         self.items.len()

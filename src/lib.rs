@@ -9,6 +9,7 @@
 //! - [`mapping`] from raw readings to named, scaled values, pure
 //! - [`drivers`] southbound
 //! - [`pipeline`] batch → mapping → message per route
+//! - [`store`] what survives an outage, a crash and a power cut
 //! - [`northbound`] the forwarder and its sinks
 //! - [`config`] site file → plan
 //! - [`interchange`] register tables and other gateways' configurations, in and out
@@ -34,3 +35,4 @@ pub mod northbound;
 pub mod pipeline;
 pub mod runtime;
 pub mod simulation;
+pub mod store;

@@ -275,6 +275,16 @@ pub struct RouteMetrics {
     pub backlog_bytes: Gauge,
     /// Messages that the broker will never take (too large, topic refused).
     pub refused: Counter,
+    /// Messages in the store that are not delivered.
+    pub stored: Gauge,
+    /// Bytes that the store's files take.
+    pub stored_bytes: Gauge,
+    /// 1 while the store can't be written.
+    pub store_failing: Gauge,
+    /// Bytes written to the store's files.
+    pub store_written_bytes: Counter,
+    /// Times that the store was synced to the disk.
+    pub store_syncs: Counter,
     /// What became of each device's messages on this route. The first route counts with the devices themselves; of the
     /// others only what the north counts is kept here.
     pub devices: Vec<Arc<DeviceMetrics>>,

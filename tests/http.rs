@@ -14,7 +14,7 @@ use taktbus::budget::OnLate;
 use taktbus::metrics::{DeviceMetrics, RouteMetrics};
 use taktbus::model::message::{Kind, Message, Sampled};
 use taktbus::model::secret::Secret;
-use taktbus::northbound::forwarder::{self, Settings, Summary};
+use taktbus::northbound::forwarder::{self, Durability, Settings, Summary};
 use taktbus::northbound::http::HttpSink;
 use taktbus::northbound::http::config::{Auth, HttpConfig};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -169,11 +169,17 @@ impl Route {
 
     fn of_epoch(config: HttpConfig, epoch: u64) -> Self {
         let (messages, received) = mpsc::channel(1024);
-        let settings =
-            Settings { site: "hall".into(), epoch, backlog_bytes: config.backlog_bytes, offline: None };
+        let settings = Settings {
+            site: "hall".into(),
+            epoch,
+            backlog_bytes: config.backlog_bytes,
+            durability: Durability::Off,
+            opened: None,
+            offline: None,
+        };
         let (metrics, stop) = (Arc::new(RouteMetrics::default()), CancellationToken::new());
         let sink = HttpSink::new(config, "hall".into(), epoch);
-        let running = tokio::spawn(forwarder::run(sink, received, settings, metrics.clone(), stop.clone()));
+        let running = tokio::spawn(forwarder::run(sink, received, None, settings, metrics.clone(), stop.clone()));
         Self { messages, device: Arc::new(DeviceMetrics::new("oven 1")), metrics, stop, running, next: 0 }
     }
 
@@ -184,6 +190,7 @@ impl Route {
             self.next += 1;
             let sampled = Sampled {
                 device: self.device.clone(),
+                epoch: 7,
                 seq,
                 started: now,
                 received: now,

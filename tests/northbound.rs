@@ -14,7 +14,7 @@ use taktbus::budget::OnLate;
 use taktbus::demo::broker::{Broker, Faults};
 use taktbus::metrics::{DeviceMetrics, RouteMetrics};
 use taktbus::model::message::{Kind, Message, Sampled};
-use taktbus::northbound::forwarder::{self, Settings, Summary};
+use taktbus::northbound::forwarder::{self, Durability, Settings, Summary};
 use taktbus::northbound::mqtt::config::MqttConfig;
 use taktbus::northbound::mqtt::{MAX_PACKET, MqttSink, Will};
 use taktbus::northbound::{Sink, SinkEvent};
@@ -142,10 +142,12 @@ impl Route {
             site: "test".into(),
             epoch: 3,
             backlog_bytes: config.backlog_bytes,
+            durability: Durability::Off,
+            opened: None,
             offline: Some(status("offline")),
         };
         let sink = MqttSink::new(config, will());
-        let task = tokio::spawn(forwarder::run(sink, receiver, settings, Arc::clone(&metrics), stop.clone()));
+        let task = tokio::spawn(forwarder::run(sink, receiver, None, settings, Arc::clone(&metrics), stop.clone()));
         Self { sender, metrics, stop, task }
     }
 
@@ -180,6 +182,7 @@ impl Source {
         let payload = format!(r#"{{"seq":{seq},"fill":"{}"}}"#, "x".repeat(size));
         let sampled = Sampled {
             device: Arc::clone(&self.device),
+            epoch: 7,
             seq,
             started: now,
             received: now,

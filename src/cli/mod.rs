@@ -205,8 +205,8 @@ struct RunArgs {
     /// $XDG_RUNTIME_DIR/taktbus/control; none of them set: no socket]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
-    /// Remember in this directory what is found out about devices [default: $STATE_DIRECTORY, as systemd gives it;
-    /// not set: it is found out again at each start]
+    /// Keep in this directory what is not delivered yet, and what is found out about devices [default: $STATE_DIRECTORY, as
+    /// systemd gives it; not set: messages wait in memory only]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
 }

@@ -53,10 +53,10 @@ pub fn compile(written: &Publish, tightest: Option<Duration>, found: &mut Diagno
         headers: headers?,
         max_batch,
         linger,
-        gzip_above: written.gzip.as_ref().map(|at| at.value.0),
+        gzip_above: written.gzip.as_ref().map(|at| at.value.0 as usize),
         timeout: written.timeout.as_ref().map_or(DEFAULT_TIMEOUT, |at| at.0),
         statuses: written.statuses.as_ref().is_some_and(|flag| flag.0),
-        backlog_bytes: written.backlog.as_ref().map_or(DEFAULT_BACKLOG, |at| at.value.0),
+        backlog_bytes: written.backlog.as_ref().map_or(DEFAULT_BACKLOG, |at| at.value.0 as usize),
     };
     (found.errors() == before && !written.faulty).then_some(config)
 }

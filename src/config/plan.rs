@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::drivers::modbus::config::ModbusConfig;
 use crate::drivers::opcua::config::OpcuaConfig;
 use crate::mapping::device::Device;
+use crate::northbound::forwarder::Durability;
 use crate::northbound::http::config::HttpConfig;
 use crate::northbound::mqtt::config::MqttConfig;
 use crate::pipeline::passes::Passes;
+use crate::store;
 
 /// A site that passed every check.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +22,8 @@ pub struct Site {
     pub routes: Vec<Route>,
     /// The points that may be written, by device, under the names that they are published by; nothing else ever is.
     pub allow_write: BTreeMap<String, BTreeSet<String>>,
+    /// What each route's store may take.
+    pub store: store::Settings,
 }
 
 /// One connection and the devices behind it.
@@ -61,6 +65,8 @@ pub struct Route {
     pub sink: SinkConfig,
     /// What it carries.
     pub passes: Passes,
+    /// Which of its messages are stored.
+    pub durability: Durability,
 }
 
 /// The closed set of northbound protocols.

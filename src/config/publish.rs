@@ -75,7 +75,7 @@ pub fn compile(
         window: written.window.as_ref().map_or(DEFAULT_WINDOW, |at| at.0 as u16),
         topic: topic.to_string(),
         status_topic,
-        backlog_bytes: written.backlog.as_ref().map_or(DEFAULT_BACKLOG, |at| at.value.0),
+        backlog_bytes: written.backlog.as_ref().map_or(DEFAULT_BACKLOG, |at| at.value.0 as usize),
     })
 }
 

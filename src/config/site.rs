@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::device::Wire;
 use super::library::Library;
@@ -16,7 +17,9 @@ use crate::drivers::modbus::config::Link;
 use crate::mapping::device::Device;
 use crate::model::diagnostic::Diagnostics;
 use crate::model::place::Place;
+use crate::northbound::forwarder::Durability;
 use crate::pipeline::passes::Pass;
+use crate::store;
 
 /// The points of each device that is known, by all names that they have.
 type Writable = BTreeMap<String, Option<BTreeMap<String, device::Known>>>;
@@ -42,7 +45,8 @@ pub fn compile(written: &written::Site, library: &mut Library, found: &mut Diagn
             })
         })
         .collect::<Option<Vec<_>>>()?;
-    Some(Site { name, connections, routes: routes?, allow_write })
+    let store = store(written.store.as_ref().map(|at| &at.value));
+    Some(Site { name, connections, routes: routes?, allow_write, store })
 }
 
 /// A connection of the file, and what hangs on it.
@@ -276,9 +280,26 @@ fn routes(written: &written::Site, connections: &[Known<'_>], found: &mut Diagno
                 found.error(codes::CLIENT_ID, &name.span, message).help("give one of them another client_id");
             }
         }
-        routes.push(Route { name: name.value.clone(), sink, passes });
+        let durability = match route.durability.as_ref().map(|at| at.value) {
+            None | Some(written::DurabilityWord::Always) => Durability::Always,
+            Some(written::DurabilityWord::OnOutage) => Durability::OnOutage,
+            Some(written::DurabilityWord::Off) => Durability::Off,
+        };
+        routes.push(Route { name: name.value.clone(), sink, passes, durability });
     }
     Some(routes)
+}
+
+const STORE_SIZE: u64 = 256 << 20;
+const STORE_SYNC: Duration = Duration::from_secs(1);
+
+fn store(written: Option<&written::Store>) -> store::Settings {
+    let value = |pick: fn(&written::Store) -> Option<Duration>| written.and_then(pick);
+    store::Settings {
+        size: written.and_then(|store| store.size.as_ref()).map_or(STORE_SIZE, |at| at.0),
+        age: value(|store| Some(store.age.as_ref()?.0)),
+        sync: value(|store| Some(store.sync.as_ref()?.0)).unwrap_or(STORE_SYNC),
+    }
 }
 
 /// The kinds of routes.

@@ -35,6 +35,24 @@ document! {
         required publish: Names<Publish>,
         /// Points that may be written, by device; nothing else is ever written.
         optional allow_write: Names<List<Name>>,
+        /// What messages on disk may take, where the gateway has a state directory.
+        optional store: Store,
+    }
+}
+
+document! {
+    /// The store of messages on disk; each route has one of its own.
+    pub struct Store ("a store") {
+        /// Bytes on disk per route; when they are used up, the oldest messages go, and gap records tell which. Default 256MiB.
+        /// Example: `256MiB`
+        optional size: StoreSize,
+        /// How old a message may get before it's given up. Default: any age.
+        /// Example: `72h`
+        optional age: Duration<1_000, 31_536_000_000>,
+        /// How long a message may be written and not yet synced to the disk: what a power cut costs. 0ms syncs after each
+        /// write. Default 1s.
+        /// Example: `1s`
+        optional sync: Duration<0, 60_000>,
     }
 }
 
@@ -242,6 +260,18 @@ choice! {
 }
 
 choice! {
+    /// Which messages a route puts into its store.
+    pub enum DurabilityWord ("a durability") {
+        /// All of them, as they come.
+        Always = "always",
+        /// Those that can't be delivered in their time.
+        OnOutage = "on_outage",
+        /// None: they wait in memory.
+        Off = "off",
+    }
+}
+
+choice! {
     /// What travels over a TCP connection.
     pub enum Framing ("a framing") {
         /// Modbus TCP.
@@ -313,8 +343,10 @@ document! {
         /// PEM file of the client's private key.
         /// Example: `/etc/taktbus/secrets/client.key`
         optional key: Text,
-        /// Memory for messages that wait while the broker is away. Default 32MiB.
+        /// Memory for messages that wait while the broker is away and are not in the store. Default 32MiB.
         optional backlog: Backlog,
+        /// Which messages are put into the store, so that they survive an outage, a crash and a power cut. Default always.
+        optional durability: DurabilityWord,
     }
 }
 
@@ -411,10 +443,13 @@ impl Read for Format {
 
 /// A number of bytes, between so many KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size<const MIN_KIB: u64, const MAX_KIB: u64>(pub usize);
+pub struct Size<const MIN_KIB: u64, const MAX_KIB: u64>(pub u64);
 
 /// A backlog: from a few messages to what a 32-bit gateway can address.
 pub type Backlog = Size<64, { 1024 * 1024 }>;
+
+/// A store: 32 segments of 256 KiB and up.
+pub type StoreSize = Size<{ 8 * 1024 }, { 1024 * 1024 * 1024 }>;
 
 /// A body that is worth compressing.
 pub type Threshold = Size<1, 1024>;
@@ -440,7 +475,7 @@ impl<const MIN_KIB: u64, const MAX_KIB: u64> Read for Size<MIN_KIB, MAX_KIB> {
             text.strip_suffix(unit)?.trim_end().parse::<u64>().ok()?.checked_mul(*kib)
         });
         match kib.filter(|kib| (MIN_KIB..=MAX_KIB).contains(kib)) {
-            Some(kib) => usize::try_from(kib * 1024).ok().map(Self),
+            Some(kib) => Some(Self(kib * 1024)),
             None => {
                 to.error(codes::BAD_SIZE, node, format!("'{}' is no size for this", shortened(text)))
                     .help(examples);

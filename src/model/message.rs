@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::budget::OnLate;
 use crate::metrics::DeviceMetrics;
+use crate::model::gaps::GapId;
 
 /// A message for one route, ready to be published.
 #[derive(Clone, Debug)]
@@ -29,7 +30,7 @@ pub enum Kind {
     /// A retained status; only the newest one of a topic matters.
     Status,
     /// A gap record: accounts for messages that will never come. Must arrive.
-    Gap,
+    Gap(GapId),
 }
 
 /// The account of one data message.
@@ -37,6 +38,8 @@ pub enum Kind {
 pub struct Sampled {
     /// The device it's from: its name, metrics and gap account.
     pub device: Arc<DeviceMetrics>,
+    /// The run that it was sampled in.
+    pub epoch: u64,
     /// Sequence number within (device, epoch), without holes.
     pub seq: u64,
     /// When the request left.

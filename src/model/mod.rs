@@ -2,6 +2,7 @@
 
 pub mod decimal;
 pub mod diagnostic;
+pub mod gaps;
 pub mod message;
 pub mod place;
 pub mod secret;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::core::Core;
@@ -16,21 +16,25 @@ use super::alarm::Alarm;
 use super::{Sink, SinkEvent};
 use crate::metrics::RouteMetrics;
 use crate::model::message::Message;
+use crate::store::{self, Handle, Opened};
 
 mod account;
 mod backlog;
 mod core;
 mod entry;
-mod gaps;
 #[cfg(test)]
 mod law_tests;
 mod live;
+mod pace;
+mod shelf;
 mod status;
 
 /// How long the forwarder keeps sending after it was told to stop (the whole program has 5 s to end).
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 /// How long it waits after that for the PUBACK of the last status.
 const FAREWELL_LIMIT: Duration = Duration::from_millis(500);
+/// How long the store may take to write what it was told last.
+const STORE_LIMIT: Duration = Duration::from_millis(500);
 /// Messages taken from the pipeline at a time; between two of these, the far side gets its turn.
 const ADMIT_BATCH: usize = 256;
 
@@ -41,30 +45,48 @@ pub struct Settings {
     pub site: Arc<str>,
     /// The run that sequence numbers belong to, for gap records.
     pub epoch: u64,
-    /// Bytes of messages that wait while the broker is away; beyond it the oldest are shed and accounted for. What is
+    /// Bytes of messages that wait in memory while the broker is away; beyond it the oldest are shed and accounted for. What is
     /// in flight (at most the window) and what is before its deadline (at most 8 MiB) is not counted.
     pub backlog_bytes: usize,
+    /// What is stored.
+    pub durability: Durability,
+    /// The store as it was opened, if there is one.
+    pub opened: Option<Opened>,
     /// The last status to publish: the gateway is offline.
     pub offline: Option<Message>,
+}
+
+/// Which messages a route stores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// All of them, as they come.
+    #[default]
+    Always,
+    /// Those that miss their time, or are too many for memory.
+    OnOutage,
+    /// None.
+    Off,
 }
 
 /// What remained unsettled when the forwarder stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Data messages that waited to be sent.
+    /// Data messages that waited to be sent, and are not in the store.
     pub queued: usize,
-    /// Data messages that were sent and not acknowledged.
+    /// Data messages that were sent and not acknowledged, and are not in the store.
     pub in_flight: usize,
-    /// Data messages in the backlog.
+    /// Data messages in the backlog in memory alone.
     pub backlog: usize,
-    /// Gap records that were not published or not acknowledged.
+    /// Gap records that were not published or not acknowledged, and are not in the store.
     pub gap_records: usize,
+    /// Data messages that the store has for the next run.
+    pub stored: usize,
 }
 
 impl Summary {
-    /// Was everything delivered or accounted for?
+    /// Was everything delivered, stored or accounted for?
     pub fn is_settled(&self) -> bool {
-        *self == Self::default()
+        *self == Self { stored: self.stored, ..Self::default() }
     }
 }
 
@@ -73,6 +95,7 @@ impl Summary {
 pub async fn run<S: Sink>(
     mut sink: S,
     mut messages: mpsc::Receiver<Message>,
+    mut store: Option<Handle>,
     settings: Settings,
     metrics: Arc<RouteMetrics>,
     stop: CancellationToken,
@@ -88,6 +111,10 @@ pub async fn run<S: Sink>(
         send(&mut core, &mut sink, now);
         if !phase.is_running() {
             sink.flush();
+        }
+        if let Some(store) = &store {
+            core.shelf.take_ops().for_each(|op| store.tell(op));
+            core.shelf.has_room = store.has_room();
         }
         core.show();
         if let Some(next) = phase.next(&core, open && !messages.is_empty(), now) {
@@ -105,27 +132,42 @@ pub async fn run<S: Sink>(
                 let now = Instant::now();
                 inbox.drain(..).for_each(|message| core.admit(message, now));
                 if !open {
-                    phase.stop(now);
+                    phase.stop(&mut core, now);
                 }
             }
             event = sink.event() => match event {
-                SinkEvent::Acked(token) => core.acked(token, Instant::now()),
+                SinkEvent::Acked(token) => core.acked(token, sink.window(), Instant::now()),
                 SinkEvent::Refused(token, reason) => core.refused(token, &reason, Instant::now()),
                 SinkEvent::Up => core.up(Instant::now()),
                 SinkEvent::Down(_) => core.down(Instant::now()),
             },
+            event = told(&mut store) => core.stored(event, Instant::now()),
             () = alarm.reached(wake) => core.expire(Instant::now()),
-            () = stop.cancelled(), if phase.is_running() => phase.stop(Instant::now()),
+            () = stop.cancelled(), if phase.is_running() => phase.stop(&mut core, Instant::now()),
         }
     }
     sink.close().await;
+    if let Some(store) = store {
+        core.shelf.take_ops().for_each(|op| store.tell(op));
+        if timeout(STORE_LIMIT, store.close()).await.is_err() {
+            tracing::error!("the disk did not take the last messages in time");
+        }
+    }
     core.summary()
+}
+
+/// What the store says next.
+async fn told(store: &mut Option<Handle>) -> store::Event {
+    match store {
+        Some(store) => store.event().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Offers what the window has room for.
 fn send<S: Sink>(core: &mut Core, sink: &mut S, now: Instant) {
     while core.in_flight() < sink.window() {
-        let Some(offer) = core.next(now) else { break };
+        let Some(offer) = core.next(sink.window(), now) else { break };
         let token = offer.token;
         if let Err(refused) = sink.offer(token, offer.message, offer.payload) {
             core.refused(token, &refused.0, now);
@@ -149,8 +191,9 @@ impl Phase {
         matches!(self, Self::Running)
     }
 
-    fn stop(&mut self, now: Instant) {
+    fn stop(&mut self, core: &mut Core, now: Instant) {
         if self.is_running() {
+            core.end();
             *self = Self::Draining(now + DRAIN_LIMIT);
         }
     }
@@ -165,7 +208,7 @@ impl Phase {
     /// The phase that follows, once this one has ended.
     fn next(self, core: &Core, more: bool, now: Instant) -> Option<Self> {
         match self {
-            Self::Draining(until) if now >= until || (!more && core.summary().is_settled()) => {
+            Self::Draining(until) if now >= until || (!more && core.is_drained()) => {
                 Some(if core.is_up() { Self::Farewell(now + FAREWELL_LIMIT) } else { Self::Over })
             }
             Self::Farewell(until) => {

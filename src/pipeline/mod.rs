@@ -179,6 +179,7 @@ impl Pipeline {
             way.account.sampled.inc();
             let sampled = Sampled {
                 device: way.account.clone(),
+                epoch: identity.epoch,
                 seq,
                 started,
                 received: batch.received,

@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::control::Control;
 use super::explain::{ExplainedConnection, ExplainedDevice, Explainer};
 use super::state;
+use super::stores::{self, OpenStore};
 use super::supervisor::{keep, panic_text};
 use crate::config::plan::{self as config, Protocol, Route, SinkConfig, Site};
 use crate::drivers::modbus::ModbusPlan;
@@ -24,10 +25,11 @@ use crate::mapping::batch::Event;
 use crate::metrics::{ConnectionMetrics, DeviceMetrics, Metrics, RouteMetrics};
 use crate::model::message::{Kind, Message};
 use crate::model::time::Stamp;
-use crate::northbound::forwarder::{self, Settings, Summary};
+use crate::northbound::forwarder::{self, Durability, Settings, Summary};
 use crate::northbound::http::{self, HttpSink};
 use crate::northbound::mqtt::{MqttSink, Will};
 use crate::pipeline::{self, Identity, RouteInput, status};
+use crate::store;
 
 /// Batches on their way to the pipeline. Full: sessions wait, and count the due times that they miss.
 const EVENTS: usize = 1024;
@@ -47,6 +49,7 @@ pub struct Gateway {
     identity: Identity,
     connections: Vec<Connection>,
     routes: Vec<Route>,
+    store: store::Settings,
     metrics: Arc<Metrics>,
     control: Option<PathBuf>,
     state: Option<PathBuf>,
@@ -116,14 +119,15 @@ impl Gateway {
             let name = route.name.as_str().into();
             metrics.routes.push(Arc::new(RouteMetrics { name, devices, ..RouteMetrics::default() }));
         }
-        // Nothing on disk counts starts: the time of the start names one. Milliseconds, since two starts within a
-        // second happen, and a clock that was wrong at the last start does not hit the same one again.
+        // The time of the start names it: milliseconds, since two starts within a second happen. The stores know the last one,
+        // should the clock have gone back since.
         let epoch = u64::try_from(Stamp::now().unix_millis()).unwrap_or(0);
         let identity = Identity { site: site.name.into(), epoch };
         Ok(Self {
             identity,
             connections,
             routes: site.routes,
+            store: site.store,
             metrics: Arc::new(metrics),
             control: None,
             state: None,
@@ -135,7 +139,7 @@ impl Gateway {
         Self { control: path, ..self }
     }
 
-    /// Remembers in this directory what it finds out about devices.
+    /// Remembers in this directory what it finds out about devices, and keeps there what is not delivered.
     pub fn with_state(self, directory: Option<PathBuf>) -> Self {
         Self { state: directory, ..self }
     }
@@ -151,11 +155,12 @@ impl Gateway {
     }
 
     /// Runs until `stop`, then drains and ends within 5 seconds.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), Failed> {
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Failed> {
         let devices = self.metrics.devices.len();
         tracing::info!(site = %self.identity.site, devices, connections = self.connections.len(), routes = self.routes.len(), "starting");
         let _control = self.start_control();
-        let (mut forwarders, stop_forwarders, inputs) = self.start_forwarders();
+        let stores = self.open_stores().await?;
+        let (mut forwarders, stop_forwarders, inputs) = self.start_forwarders(stores);
         let (bans, keeper) = state::keep(self.state.clone()).await;
         let kept = Kept { bans, state: self.state.clone() };
         let (events, received) = mpsc::channel(EVENTS);
@@ -194,8 +199,12 @@ impl Gateway {
                         in_flight = left.in_flight,
                         backlog = left.backlog,
                         gap_records = left.gap_records,
-                        "a route ended with messages undelivered"
+                        stored = left.stored,
+                        "a route ended with messages that are lost"
                     )
+                }
+                Ok(left) if left.stored > 0 => {
+                    tracing::info!(messages = left.stored, "undelivered messages are in the store, for the next start");
                 }
                 _ => {}
             }
@@ -254,11 +263,32 @@ impl Gateway {
         sessions
     }
 
-    fn start_forwarders(&self) -> (JoinSet<Summary>, CancellationToken, Vec<RouteInput>) {
+    /// Opens each route's store. The epoch is behind all that are in there.
+    async fn open_stores(&mut self) -> Result<Vec<Option<OpenStore>>, Failed> {
+        let mut stores = Vec::new();
+        for (route, metrics) in self.routes.iter().zip(&self.metrics.routes) {
+            let store = match &self.state {
+                Some(state) if route.durability != Durability::Off => {
+                    stores::open(state, &route.name, &self.store, metrics).await?
+                }
+                _ => None,
+            };
+            if let Some((_, opened)) = &store {
+                self.identity.epoch = self.identity.epoch.max(opened.last_epoch + 1);
+            }
+            stores.push(store);
+        }
+        Ok(stores)
+    }
+
+    fn start_forwarders(
+        &self,
+        stores: Vec<Option<OpenStore>>,
+    ) -> (JoinSet<Summary>, CancellationToken, Vec<RouteInput>) {
         let stop = CancellationToken::new();
         let mut forwarders = JoinSet::new();
         let mut inputs = Vec::new();
-        for (route, metrics) in self.routes.iter().zip(&self.metrics.routes) {
+        for ((route, metrics), store) in self.routes.iter().zip(&self.metrics.routes).zip(stores) {
             let (messages, received) = mpsc::channel(MESSAGES);
             let site = &self.identity.site;
             let (topic, status_topic, backlog_bytes) = match &route.sink {
@@ -280,8 +310,11 @@ impl Gateway {
                 site: site.clone(),
                 epoch: self.identity.epoch,
                 backlog_bytes,
+                durability: route.durability,
+                opened: store.as_ref().map(|(_, opened)| *opened),
                 offline: Some(offline.clone()),
             };
+            let store = store.and_then(|(log, _)| stores::start(log, &route.name, self.identity.epoch));
             // The channel is empty and has room. The forwarder repeats its statuses at every connect.
             let _ = messages.try_send(birth);
             let (metrics, over) = (metrics.clone(), stop.clone());
@@ -291,11 +324,11 @@ impl Gateway {
                 SinkConfig::Mqtt(config) => {
                     let will = Will { topic: status_topic, payload: offline.payload };
                     let sink = MqttSink::new(config.clone(), will);
-                    forwarders.spawn(forwarder::run(sink, received, settings, metrics, over));
+                    forwarders.spawn(forwarder::run(sink, received, store, settings, metrics, over));
                 }
                 SinkConfig::Http(config) => {
                     let sink = HttpSink::new(config.clone(), site.clone(), self.identity.epoch);
-                    forwarders.spawn(forwarder::run(sink, received, settings, metrics, over));
+                    forwarders.spawn(forwarder::run(sink, received, store, settings, metrics, over));
                 }
             }
             inputs.push(RouteInput { topic, passes: route.passes.clone(), messages, accounts });

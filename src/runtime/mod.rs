@@ -5,4 +5,5 @@ pub mod explain;
 pub mod gateway;
 pub mod limits;
 pub mod state;
+pub mod stores;
 pub mod supervisor;

@@ -16,6 +16,8 @@ use crate::metrics::DeviceMetrics;
 #[derive(Debug)]
 pub(super) struct Account {
     open: BTreeMap<(Instant, u64), (Arc<DeviceMetrics>, Clock)>,
+    /// Deadlines of messages that left for the store before them, by position.
+    away: BTreeMap<u64, (Instant, u64)>,
     down: Duration,
     down_since: Option<Instant>,
 }
@@ -23,7 +25,7 @@ pub(super) struct Account {
 impl Account {
     /// An account of a link that is down.
     pub fn new(now: Instant) -> Self {
-        Self { open: BTreeMap::new(), down: Duration::ZERO, down_since: Some(now) }
+        Self { open: BTreeMap::new(), away: BTreeMap::new(), down: Duration::ZERO, down_since: Some(now) }
     }
 
     /// How long the link has been down in all.
@@ -69,10 +71,20 @@ impl Account {
         }
     }
 
-    /// Stops watching a message that will never be sent.
+    /// Stops watching a message that is settled.
     pub fn close(&mut self, entry: &Entry) {
         if let Some(s) = entry.sampled() {
-            self.open.remove(&(s.deadline, entry.id));
+            let away = entry.position.and_then(|position| self.away.remove(&position));
+            self.open.remove(&away.unwrap_or((s.deadline, entry.id)));
+        }
+    }
+
+    /// A message leaves memory for the store. It's watched all the same.
+    pub fn released(&mut self, entry: &Entry) {
+        if let (Some(s), Some(position)) = (entry.sampled(), entry.position)
+            && self.open.contains_key(&(s.deadline, entry.id))
+        {
+            self.away.insert(position, (s.deadline, entry.id));
         }
     }
 
@@ -83,6 +95,9 @@ impl Account {
             // By its deadline, not by the moment it was noticed: the stage to blame is the one that spent the budget.
             let at = deadline.max(clock.encoded);
             device.violated(clock.spent(at, self.down(at)).culprit());
+        }
+        if !self.away.is_empty() {
+            self.away.retain(|_, (deadline, _)| !expired(*deadline, now));
         }
     }
 

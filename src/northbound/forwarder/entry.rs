@@ -7,16 +7,21 @@ use tokio::time::Instant;
 
 use crate::budget::{OnLate, Spent, expired};
 use crate::model::message::{Kind, Message, Sampled};
+use crate::store::Marks;
 
 /// What an entry costs besides its payload and topic: the message, the map nodes that hold it, the allocations'
 /// own headers. Measured as `size_of::<Entry>()` plus a third for half-filled nodes, rounded up.
-pub(super) const ENTRY_OVERHEAD: usize = 384;
+pub(super) const ENTRY_OVERHEAD: usize = 480;
 
 /// A message that the forwarder owns.
 #[derive(Debug)]
 pub(super) struct Entry {
     /// In order of admission; never used twice.
     pub id: u64,
+    /// Its place in the backlog.
+    pub place: Place,
+    /// Its position in the store, if it was given to it.
+    pub position: Option<u64>,
     /// As it came.
     pub message: Message,
     /// As it was first sent: redeliveries are byte-identical.
@@ -25,6 +30,38 @@ pub(super) struct Entry {
     pub clock: Clock,
     /// Did it come out of the backlog?
     pub replayed: bool,
+    /// How it is to be sent, if that is settled: it may have been sent so before a restart.
+    pub marks: Option<Marks>,
+}
+
+/// A place in the order of admission, among what is stored and what is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    position: u64,
+    /// Behind everything that was not stored and came before it, if it is.
+    order: u64,
+}
+
+impl Place {
+    /// Of a stored message.
+    pub fn stored(position: u64) -> Self {
+        Self { position, order: u64::MAX }
+    }
+
+    /// Of one that is not stored, and came before what will have this position.
+    pub fn unstored(next: u64, id: u64) -> Self {
+        Self { position: next, order: id }
+    }
+
+    /// Before everything that has this position or comes before it.
+    pub fn before(position: u64) -> Self {
+        Self { position, order: 0 }
+    }
+
+    /// Does every stored message before it have a lower position than this?
+    pub fn is_next_at(self, cursor: u64) -> bool {
+        self.position <= cursor
+    }
 }
 
 impl Entry {
@@ -32,7 +69,7 @@ impl Entry {
     pub fn sampled(&self) -> Option<&Sampled> {
         match &self.message.kind {
             Kind::Data(sampled) => Some(sampled),
-            Kind::Status | Kind::Gap => None,
+            Kind::Status | Kind::Gap(_) => None,
         }
     }
 
@@ -46,27 +83,37 @@ impl Entry {
         self.message.payload.len() + self.message.topic.len() + ENTRY_OVERHEAD
     }
 
-    /// What to send: the first time with the marks that are true `now`, and then always the same bytes.
-    pub fn payload(&mut self, now: Instant) -> Bytes {
+    /// What to send: the first time with the marks that are true `now`, and then always the same bytes. Says with which marks, if
+    /// they are new and any.
+    pub fn payload(&mut self, now: Instant) -> (Bytes, Option<Marks>) {
         if let Some(sent) = &self.sent {
-            return sent.clone();
+            return (sent.clone(), None);
         }
-        let late = self.sampled().map(|s| s.deadline).filter(|deadline| expired(*deadline, now));
-        let late = late.map(|deadline| now - deadline);
-        let payload = match (late, self.replayed) {
-            (None, false) => self.message.payload.clone(),
-            _ => marked(&self.message.payload, late, self.replayed),
+        let (marks, is_new) = match self.marks {
+            Some(marks) => (marks, false),
+            None => (self.marks_at(now), true),
+        };
+        let payload = match marks == Marks::default() {
+            true => self.message.payload.clone(),
+            false => marked(&self.message.payload, marks),
         };
         self.sent = Some(payload.clone());
-        payload
+        (payload, Some(marks).filter(|marks| is_new && *marks != Marks::default()))
+    }
+
+    /// What is replayed is late anyway, and by how much depends on the outage and not on us.
+    fn marks_at(&self, now: Instant) -> Marks {
+        let late = self.sampled().filter(|s| !self.replayed && expired(s.deadline, now)).map(|s| now - s.deadline);
+        let late_ms = late.map(|late| u64::try_from(late.as_millis()).unwrap_or(u64::MAX));
+        Marks { replayed: self.replayed, late_ms }
     }
 }
 
-/// The payload with `,"late_ms":MILLISECONDS` and `,"replayed":true` before its last brace; untouched when it has none.
-fn marked(payload: &Bytes, late: Option<Duration>, replayed: bool) -> Bytes {
+/// The payload with `,"late_ms":MILLISECONDS` or `,"replayed":true` before its last brace; untouched when it has none.
+fn marked(payload: &Bytes, marks: Marks) -> Bytes {
     let Some(body) = payload.strip_suffix(b"}") else { return payload.clone() };
-    let late = late.map(|late| format!("\"late_ms\":{}", late.as_millis()));
-    let replayed = replayed.then(|| "\"replayed\":true".to_string());
+    let late = marks.late_ms.map(|late| format!("\"late_ms\":{late}"));
+    let replayed = marks.replayed.then(|| "\"replayed\":true".to_string());
     let mut out = BytesMut::with_capacity(payload.len() + 48);
     out.put_slice(body);
     for mark in late.iter().chain(&replayed) {
@@ -99,7 +146,7 @@ impl Clock {
     pub fn start(message: &Message, now: Instant, down: Duration) -> Self {
         let (started, received, encoded) = match &message.kind {
             Kind::Data(s) => (s.started, s.received, s.encoded),
-            Kind::Status | Kind::Gap => (now, now, now),
+            Kind::Status | Kind::Gap(_) => (now, now, now),
         };
         Self { started, received, encoded, down_before: down, offered: None }
     }
@@ -127,11 +174,19 @@ mod tests {
     #[test]
     fn marks_go_before_the_last_brace() {
         let payload = Bytes::from_static(b"{\"a\":{}}");
-        let late = Some(Duration::from_micros(120_900));
-        assert_eq!(marked(&payload, late, false), "{\"a\":{},\"late_ms\":120}");
-        assert_eq!(marked(&payload, None, true), "{\"a\":{},\"replayed\":true}");
-        assert_eq!(marked(&payload, late, true), "{\"a\":{},\"late_ms\":120,\"replayed\":true}");
-        assert_eq!(marked(&Bytes::from_static(b"{}"), late, true), "{\"late_ms\":120,\"replayed\":true}");
+        let late = Marks { late_ms: Some(120), replayed: false };
+        let replayed = Marks { late_ms: None, replayed: true };
+        assert_eq!(marked(&payload, late), "{\"a\":{},\"late_ms\":120}");
+        assert_eq!(marked(&payload, replayed), "{\"a\":{},\"replayed\":true}");
+        assert_eq!(marked(&Bytes::from_static(b"{}"), replayed), "{\"replayed\":true}");
+    }
+
+    #[test]
+    fn what_is_not_stored_comes_before_what_is_stored_after_it() {
+        let mut places = [Place::stored(5), Place::unstored(5, 2), Place::stored(4), Place::unstored(5, 1)];
+        places.sort();
+        assert_eq!(places, [Place::stored(4), Place::unstored(5, 1), Place::unstored(5, 2), Place::stored(5)]);
+        assert!(Place::before(5) < Place::unstored(5, 1) && Place::before(5) > Place::stored(4));
     }
 
     #[test]

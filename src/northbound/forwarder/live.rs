@@ -79,6 +79,11 @@ impl Live {
         [self.timely.next_deadline(), self.drops.next_deadline()].into_iter().flatten().min()
     }
 
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.timely.iter().chain(self.drops.iter()).chain(&self.late)
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.timely.len() + self.drops.len() + self.late.len()

@@ -255,16 +255,16 @@ impl Sink for HttpSink {
                 self.ready.push_back(SinkEvent::Acked(token));
                 return Ok(());
             }
-            Kind::Status | Kind::Gap => {
+            Kind::Status | Kind::Gap(_) => {
                 let device = message.topic.strip_suffix(STATUS).unwrap_or(&message.topic).into();
-                let returns = matches!(message.kind, Kind::Gap);
+                let returns = matches!(message.kind, Kind::Gap(_));
                 Item { token, key: None, device, payload, deadline: None, drops: false, returns }
             }
             Kind::Data(sampled) => {
                 let device = sampled.device.name.clone();
                 Item {
                     token,
-                    key: Some(request::message_key(&self.site, &device, self.epoch, sampled.seq)),
+                    key: Some(request::message_key(&self.site, &device, sampled.epoch, sampled.seq)),
                     device,
                     payload,
                     deadline: Some(sampled.deadline),

@@ -1,0 +1,123 @@
+//! What is found at the start.
+
+use super::*;
+
+impl<D: Disk> Log<D> {
+    /// A segment that is there. Says the epoch that it was begun in.
+    pub(super) fn found(&mut self, number: u64) -> Result<Option<u64>, StoreError> {
+        let name = format::name(number);
+        let file = self.disk.open(&name)?;
+        let (first, epoch) = match header(&file) {
+            Ok(Ok(header)) if header.number == number => (Some(header.first), Some(header.epoch)),
+            Ok(Err(NoHeader::Version(version))) => return Err(StoreError::Version { file: name, version }),
+            _ => {
+                tracing::warn!(file = name, "the header of a segment is damaged");
+                (None, None)
+            }
+        };
+        // Records carry their position: without a header the first one tells.
+        let first = first.or_else(|| first_position(file, number)).unwrap_or(self.next).max(self.next);
+        self.next = first;
+        self.ledger.begin(number, first);
+        self.unread.push_back(number);
+        Ok(epoch)
+    }
+
+    /// Above the highest position: it's in the last segment that has any.
+    pub(super) fn highest(&self) -> u64 {
+        for segment in self.ledger.segments().iter().rev() {
+            let Ok(file) = self.disk.open(&format::name(segment.number)) else { continue };
+            let Ok(mut reader) = Reader::new(file, segment.number) else { continue };
+            let mut highest = None;
+            while let Some(found) = reader.next() {
+                highest = highest.max(peek_position(found.body));
+            }
+            if let Some(highest) = highest {
+                return highest + 1;
+            }
+        }
+        0
+    }
+
+    /// Is there more to read before [`Event::Recovered`]?
+    pub fn is_recovering(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// There is nothing from before.
+    pub fn nothing_to_recover(&mut self) {
+        self.events.push(Event::Recovered { messages: 0, gaps: Vec::new() });
+    }
+
+    /// Reads the next segment through.
+    pub fn recover_one(&mut self) {
+        let Some(number) = self.unread.front().copied() else { return };
+        let name = format::name(number);
+        let reader = self.disk.open(&name).and_then(|file| Reader::new(file, number));
+        match reader {
+            Ok(mut reader) => self.read_through(&mut reader, number),
+            Err(error) => tracing::warn!(file = name, %error, "a segment can't be read"),
+        }
+        self.unread.pop_front();
+        if self.unread.is_empty() {
+            self.recovered();
+        }
+    }
+
+    fn read_through(&mut self, reader: &mut Reader<D::File>, number: u64) {
+        let mut unknown = 0;
+        while let Some(found) = reader.next() {
+            let Some(record) = Record::decode(found.body) else {
+                unknown += 1;
+                continue;
+            };
+            if let Record::Message(stored) = &record {
+                self.holes.pass(stored);
+            }
+            self.ledger.note(&record, number);
+        }
+        let unreadable = reader.unreadable();
+        if unknown > 0 || unreadable > 0 {
+            tracing::warn!(segment = number, unknown, unreadable, "parts of the store can't be read");
+        }
+    }
+
+    fn recovered(&mut self) {
+        let ledger = &self.ledger;
+        let missing = self.holes.missing(|position| ledger.is_settled(position));
+        if !missing.is_empty() {
+            tracing::warn!(gaps = missing.len(), "the store was damaged; what it lost is reported as gaps");
+        }
+        for gap in missing {
+            self.ledger.gaps.add(gap.clone());
+            self.pending.push_back(Record::GivenUp(None, gap));
+        }
+        let messages = self.ledger.want_all(self.run);
+        let gaps = self.ledger.gaps.iter().collect();
+        self.events.push(Event::Recovered { messages, gaps });
+        self.tidy_quietly();
+    }
+
+    fn tidy_quietly(&mut self) {
+        if let Err(error) = self.tidy() {
+            tracing::warn!(%error, "a segment that is done with can't be removed");
+        }
+    }
+}
+
+fn first_position<F: DiskFile>(file: F, number: u64) -> Option<u64> {
+    let mut reader = Reader::new(file, number).ok()?;
+    while let Some(found) = reader.next() {
+        if let Some(position) = peek_position(found.body) {
+            return Some(position);
+        }
+    }
+    None
+}
+
+/// A message's position, without reading the rest of it.
+pub(super) fn peek_position(body: &[u8]) -> Option<u64> {
+    let (kind, rest) = body.split_first()?;
+    let position = rest.first_chunk::<8>().filter(|_| *kind == 1)?;
+    Some(u64::from_le_bytes(*position))
+}
