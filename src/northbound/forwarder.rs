@@ -28,6 +28,8 @@ mod live;
 mod pace;
 mod shelf;
 mod status;
+#[cfg(test)]
+mod store_tests;
 
 /// How long the forwarder keeps sending after it was told to stop (the whole program has 5 s to end).
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(3);

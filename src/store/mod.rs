@@ -28,7 +28,7 @@ mod log;
 #[cfg(test)]
 mod log_tests;
 #[cfg(test)]
-mod memory;
+pub mod memory;
 mod segment;
 mod thread;
 

@@ -391,10 +391,16 @@ impl Core {
         if entry.position.is_none() {
             self.put_on_shelf(&mut entry);
         }
-        match self.shelf.release(&entry) {
-            true => self.account.released(&entry),
-            false => self.backlog.push(entry),
+        if self.shelf.release(&entry) {
+            return self.account.released(&entry);
         }
+        if let Some(position) = entry.position.filter(|_| entry.marks.is_none() && entry.sent.is_none()) {
+            // The store is to know it before it leaves.
+            let marks = Marks { replayed: true, late_ms: None };
+            self.shelf.marked(position, marks);
+            entry.marks = Some(marks);
+        }
+        self.backlog.push(entry);
     }
 
     /// The next message, in the order of the module doc.

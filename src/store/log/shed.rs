@@ -28,7 +28,10 @@ impl<D: Disk> Log<D> {
         };
         let (gaps, ranges, wanted) = self.unsettled_of(oldest);
         for range in ranges.chunks(MOST_RANGES) {
-            self.pending.push_back(Record::Settled(range.to_vec()));
+            let settled = Record::Settled(range.to_vec());
+            // At once: they must not be handed out any more.
+            self.ledger.note(&settled, oldest);
+            self.pending.push_back(settled);
         }
         let gaps: Vec<Gap> = gaps
             .iter()

@@ -1,0 +1,308 @@
+//! From the pipeline through forwarder and store to the far side, over several runs that end in a kill or a power cut; what the far side has
+//! seen is judged by someone who knows nothing of how it came.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{Durability, Settings, run};
+use crate::budget::OnLate;
+use crate::metrics::{DeviceMetrics, RouteMetrics};
+use crate::model::message::{Kind, Message, Sampled};
+use crate::northbound::{Refused, Sink, SinkEvent, Token};
+use crate::store::memory::Memory;
+use crate::store::{Log, connected, serve};
+
+const BUDGET: Duration = Duration::from_millis(30);
+const SYNC: Duration = Duration::from_millis(100);
+const WINDOW: usize = 8;
+
+/// What arrived: the epoch of the run that sent it, and the payload; in order.
+type Arrived = Arc<Mutex<Vec<(u64, Bytes)>>>;
+
+/// A far side that is there at times, and takes so long for each acknowledgement.
+struct Broker {
+    run: u64,
+    arrived: Arrived,
+    /// When it comes and goes, in turn.
+    turns: VecDeque<Instant>,
+    up: bool,
+    latency: Duration,
+    open: VecDeque<(Instant, Token)>,
+}
+
+impl Sink for Broker {
+    async fn event(&mut self) -> SinkEvent {
+        let ack = self.open.front().map(|(at, _)| *at);
+        let next = [self.turns.front().copied(), ack].into_iter().flatten().min();
+        let Some(next) = next else { return std::future::pending().await };
+        sleep_until(next).await;
+        if self.turns.front() == Some(&next) {
+            self.turns.pop_front();
+            self.up = !self.up;
+            self.open.clear();
+            return if self.up { SinkEvent::Up } else { SinkEvent::Down("gone".into()) };
+        }
+        match self.open.pop_front() {
+            Some((_, token)) => SinkEvent::Acked(token),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn offer(&mut self, token: Token, _: &Message, payload: Bytes) -> Result<(), Refused> {
+        self.arrived.lock().unwrap().push((self.run, payload));
+        self.open.push_back((Instant::now() + self.latency, token));
+        Ok(())
+    }
+
+    fn window(&self) -> usize {
+        WINDOW
+    }
+
+    async fn close(&mut self) {}
+}
+
+/// How a run goes.
+#[derive(Clone, Debug)]
+struct Run {
+    /// Milliseconds between samples, and of which device.
+    samples: Vec<(u64, usize)>,
+    /// Milliseconds that the far side is away and there, in turn.
+    turns: Vec<u64>,
+    latency: u64,
+    /// The end: a power cut with this seed, or a kill.
+    cut: Option<u64>,
+}
+
+fn a_run() -> impl Strategy<Value = Run> {
+    let samples = prop::collection::vec((0u64..12, 0usize..3), 0..120);
+    let turns = prop::collection::vec(0u64..400, 0..6);
+    (samples, turns, 0u64..20, prop::option::of(any::<u64>())).prop_map(|(samples, turns, latency, cut)| Run {
+        samples,
+        turns,
+        latency,
+        cut,
+    })
+}
+
+/// What was sampled: payload without marks, when, and what may become of it.
+struct Made {
+    at: Instant,
+    late: OnLate,
+}
+
+/// Everything that happened.
+struct World {
+    disk: Memory,
+    arrived: Arrived,
+    /// By device, epoch and sequence number.
+    made: BTreeMap<(String, u64, u64), Made>,
+    durability: Durability,
+    clock: u64,
+    had_cuts: bool,
+}
+
+const POLICIES: [OnLate; 3] = [OnLate::Deliver, OnLate::Drop, OnLate::Store];
+
+impl World {
+    /// One run. What must have survived it: everything that was made before this moment.
+    async fn run(&mut self, plan: &Run, last: bool) -> Instant {
+        let metrics = Arc::new(RouteMetrics {
+            devices: (0..3).map(|i| Arc::new(DeviceMetrics::new(format!("d{i}")))).collect(),
+            ..RouteMetrics::default()
+        });
+        let settings = crate::store::Settings { size: 32 << 20, age: None, sync: SYNC };
+        let (log, opened) = Log::open(self.disk.clone(), settings, metrics.clone()).unwrap();
+        self.clock += 1;
+        let epoch = self.clock.max(opened.last_epoch + 1);
+        self.clock = epoch;
+        let (handle, ends) = connected();
+        let store = tokio::spawn(serve(log, epoch, ends));
+        let mut at = Instant::now();
+        let turns = plan.turns.iter().map(|ms| {
+            at += Duration::from_millis(*ms);
+            at
+        });
+        let mut turns: VecDeque<Instant> = turns.collect();
+        if last && turns.len().is_multiple_of(2) {
+            // It comes, and stays.
+            turns.push_back(at + Duration::from_millis(50));
+        }
+        let broker = Broker {
+            run: epoch,
+            arrived: self.arrived.clone(),
+            turns,
+            up: false,
+            latency: Duration::from_millis(plan.latency),
+            open: VecDeque::new(),
+        };
+        let settings = Settings {
+            site: "x".into(),
+            epoch,
+            backlog_bytes: 1 << 20,
+            durability: self.durability,
+            opened: Some(opened),
+            offline: None,
+        };
+        let (sender, receiver) = mpsc::channel(64);
+        let stop = CancellationToken::new();
+        let forwarder =
+            tokio::spawn(run(broker, receiver, Some(handle), settings, metrics.clone(), stop.clone()));
+        let mut seqs = [0; 3];
+        for (delay, which) in &plan.samples {
+            sleep(Duration::from_millis(*delay)).await;
+            let device = metrics.devices[*which].clone();
+            let now = Instant::now();
+            let (seq, late) = (seqs[*which], POLICIES[*which]);
+            seqs[*which] += 1;
+            let payload = format!(r#"{{"device":"{}","epoch":{epoch},"seq":{seq}}}"#, device.name);
+            self.made.insert((device.name.to_string(), epoch, seq), Made { at: now, late });
+            let sampled = Sampled {
+                device,
+                epoch,
+                seq,
+                started: now,
+                received: now,
+                encoded: now,
+                deadline: now + BUDGET,
+                late,
+            };
+            let topic = format!("t/d{which}").into();
+            let message =
+                Message { topic, payload: payload.into(), retain: false, kind: Kind::Data(sampled) };
+            sender.send(message).await.unwrap();
+        }
+        if last {
+            sleep(Duration::from_secs(60)).await;
+            stop.cancel();
+            let left = forwarder.await.unwrap();
+            assert!(left.is_settled() && left.stored == 0, "{left:?}");
+            store.await.unwrap();
+        } else {
+            sleep(Duration::from_millis(2)).await;
+            forwarder.abort();
+            store.abort();
+        }
+        let now = Instant::now();
+        let mut seed = plan.cut.unwrap_or(0) | 1;
+        let coin = || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed & 2 == 0
+        };
+        match plan.cut {
+            Some(_) => {
+                self.disk = self.disk.cut(coin);
+                // A moment more than what may be lost: the write comes before the wait for the sync.
+                now - SYNC - Duration::from_millis(10)
+            }
+            None => {
+                self.disk = self.disk.killed();
+                now
+            }
+        }
+    }
+
+    /// The judge. `kept` says what had to survive its run, by epoch.
+    fn judge(&self, kept: &BTreeMap<u64, Instant>) {
+        let mut copies: BTreeMap<(String, u64, u64), Bytes> = BTreeMap::new();
+        let mut gaps: BTreeSet<(String, u64, u64)> = BTreeSet::new();
+        let mut last = BTreeMap::new();
+        for (run, payload) in self.arrived.lock().unwrap().iter() {
+            let json: serde_json::Value = serde_json::from_slice(payload).unwrap();
+            let (device, epoch) = (json["device"].as_str().unwrap().to_string(), json["epoch"].as_u64().unwrap());
+            if let Some(gap) = json.get("gap") {
+                let (from, to) = (gap["from"].as_u64().unwrap(), gap["to"].as_u64().unwrap());
+                gaps.extend((from..=to).map(|seq| (device.clone(), epoch, seq)));
+                continue;
+            }
+            let seq = json["seq"].as_u64().unwrap();
+            let key = (device.clone(), epoch, seq);
+            let made = self.made.get(&key).unwrap_or_else(|| panic!("{key:?} was never made"));
+            if let Some(earlier) = copies.get(&key) {
+                // A power cut may cost the note of how something was sent, as it may cost the note that it was acknowledged.
+                match self.had_cuts {
+                    true => assert_eq!(unmarked(earlier), unmarked(payload)),
+                    false => assert_eq!(earlier, payload, "a repetition has the same bytes"),
+                }
+                continue;
+            }
+            copies.insert(key.clone(), payload.clone());
+            let replayed = json.get("replayed").is_some();
+            assert!(!(made.late == OnLate::Drop && replayed), "{key:?} was to be dropped");
+            // Live messages go before what is replayed; what is of an earlier run is replayed whatever its marks say.
+            let before = last.insert((device, epoch, *run, replayed && *run == epoch), seq);
+            assert!(before < Some(seq), "{key:?} came after {before:?}");
+        }
+        for (key, made) in &self.made {
+            let delivered = copies.contains_key(key);
+            if made.late != OnLate::Drop {
+                // What must not be late and was not acknowledged may have arrived nevertheless.
+                assert!(!(delivered && gaps.contains(key)), "{key:?} arrived and is in a gap");
+            }
+            let must = kept.get(&key.1).is_none_or(|kept| made.at <= *kept);
+            assert!(!must || delivered || gaps.contains(key), "{key:?} of {:?} is lost", made.late);
+        }
+    }
+}
+
+fn unmarked(payload: &Bytes) -> serde_json::Value {
+    let mut json: serde_json::Value = serde_json::from_slice(payload).unwrap();
+    json.as_object_mut().unwrap().retain(|key, _| !["replayed", "late_ms"].contains(&key.as_str()));
+    json
+}
+
+fn paused() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+}
+
+fn live(runs: Vec<Run>, durability: Durability) {
+    paused().block_on(async {
+        let mut world = World {
+            disk: Memory::default(),
+            arrived: Arrived::default(),
+            made: BTreeMap::new(),
+            durability,
+            clock: 0,
+            had_cuts: runs.iter().any(|run| run.cut.is_some()),
+        };
+        let mut kept = BTreeMap::new();
+        let count = runs.len();
+        for (i, plan) in runs.iter().enumerate() {
+            let safe = world.run(plan, i + 1 == count).await;
+            if i + 1 < count {
+                kept.insert(world.clock, safe);
+            }
+        }
+        world.judge(&kept);
+    });
+}
+
+fn cases() -> ProptestConfig {
+    let long = std::env::var("TAKTBUS_LONG").is_ok_and(|long| long == "1");
+    ProptestConfig::with_cases(if long { 10_000 } else { 150 })
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn kills_and_power_cuts_lose_nothing_that_was_stored(runs in prop::collection::vec(a_run(), 1..5)) {
+        live(runs, Durability::Always);
+    }
+}
+
+#[test]
+fn a_backlog_of_an_earlier_run_is_replayed_in_order_behind_live_messages() {
+    let samples = |count| (0..count).map(|_| (5, 0)).collect::<Vec<_>>();
+    let away = Run { samples: samples(200), turns: vec![], latency: 1, cut: None };
+    let back = Run { samples: samples(50), turns: vec![20], latency: 1, cut: None };
+    live(vec![away, back], Durability::Always);
+}
