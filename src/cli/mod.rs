@@ -56,6 +56,7 @@ mod report;
 mod run;
 mod scan;
 mod simulate;
+mod store;
 mod site;
 mod summary;
 mod table;
@@ -157,6 +158,8 @@ enum Command {
     Browse(browse::BrowseArgs),
     /// Certificates of OPC UA connections: our own, and the servers that are trusted
     Opcua(opcua::OpcuaArgs),
+    /// Look into the store of messages that are not delivered yet: inspect, verify, export, drop
+    Store(store::StoreArgs),
     /// Show the request that writes a value, byte by byte; nothing is sent
     Write(write::WriteArgs),
     /// Turn a vendor's register table (CSV, Excel), or another gateway's configuration, into YAML
@@ -353,6 +356,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Scan(args) => block_on(scan::scan(args)),
         Command::Browse(args) => block_on(browse::browse(args)),
         Command::Opcua(args) => opcua::opcua(args),
+        Command::Store(args) => store::store(args),
         Command::Run(args) => block_on(run::run(args)),
         Command::Read(args) => block_on(read::read(args)),
         Command::Demo(args) => block_on(demo::demo(args)),

@@ -21,6 +21,7 @@ mod process;
 mod schemas;
 mod second_client;
 mod security;
+mod store;
 mod tap;
 mod values;
 
