@@ -182,7 +182,9 @@ fn site(simulator: SocketAddr, broker: SocketAddr) -> Site {
             name: "local".into(),
             sink: SinkConfig::Mqtt(mqtt),
             passes: Default::default(),
+            durability: Default::default(),
         }],
+        store: Default::default(),
     }
 }
 

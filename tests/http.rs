@@ -179,7 +179,8 @@ impl Route {
         };
         let (metrics, stop) = (Arc::new(RouteMetrics::default()), CancellationToken::new());
         let sink = HttpSink::new(config, "hall".into(), epoch);
-        let running = tokio::spawn(forwarder::run(sink, received, None, settings, metrics.clone(), stop.clone()));
+        let running =
+            tokio::spawn(forwarder::run(sink, received, None, settings, metrics.clone(), stop.clone()));
         Self { messages, device: Arc::new(DeviceMetrics::new("oven 1")), metrics, stop, running, next: 0 }
     }
 

@@ -147,7 +147,8 @@ impl Route {
             offline: Some(status("offline")),
         };
         let sink = MqttSink::new(config, will());
-        let task = tokio::spawn(forwarder::run(sink, receiver, None, settings, Arc::clone(&metrics), stop.clone()));
+        let task =
+            tokio::spawn(forwarder::run(sink, receiver, None, settings, Arc::clone(&metrics), stop.clone()));
         Self { sender, metrics, stop, task }
     }
 

@@ -102,7 +102,8 @@ fn inspect(stores: &[(String, PathBuf)]) -> Result<Outcome> {
             path.display()
         );
         if !contents.waiting.is_empty() {
-            let titles = ["device", ">epoch", ">messages", ">bytes", ">from seq", ">to seq", "oldest", "newest"];
+            let titles =
+                ["device", ">epoch", ">messages", ">bytes", ">from seq", ">to seq", "oldest", "newest"];
             let mut table = Table::new(&titles);
             for ((device, epoch), waiting) in &contents.waiting {
                 table.row([
@@ -162,7 +163,8 @@ fn verify(stores: &[(String, PathBuf)]) -> Result<Outcome> {
     let mut outcome = Outcome::Fine;
     for (name, path) in stores {
         let contents = read(path, |_, _| ())?;
-        let mut table = Table::new(&["segment", ">messages", ">records", ">missing", ">unreadable", "finding"]);
+        let mut table =
+            Table::new(&["segment", ">messages", ">records", ">missing", ">unreadable", "finding"]);
         for segment in &contents.segments {
             let finding = match (&segment.header, segment.missing, segment.unknown, segment.unreadable) {
                 (None, ..) => "its header is damaged",
@@ -215,7 +217,10 @@ fn drop_all(stores: &[(String, PathBuf)], yes: bool) -> Result<Outcome> {
         };
         let waiting: u64 = read(path, |_, _| ())?.waiting.values().map(|waiting| waiting.messages).sum();
         if !yes && waiting > 0 {
-            errln!("error: {} of route '{name}' would be lost; with --yes they are", plural(waiting as usize, "message"));
+            errln!(
+                "error: {} of route '{name}' would be lost; with --yes they are",
+                plural(waiting as usize, "message")
+            );
             return Ok(Outcome::Failed);
         }
         for entry in std::fs::read_dir(path)? {
@@ -232,7 +237,8 @@ fn drop_all(stores: &[(String, PathBuf)], yes: bool) -> Result<Outcome> {
 }
 
 fn time(millis: i64) -> String {
-    Stamp::from_unix_micros(millis.saturating_mul(1000)).map_or_else(|| millis.to_string(), |at| at.to_string())
+    Stamp::from_unix_micros(millis.saturating_mul(1000))
+        .map_or_else(|| millis.to_string(), |at| at.to_string())
 }
 
 /// `850 B`, `12.3 KiB`, `4.5 MiB`

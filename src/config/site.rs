@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::device::Wire;
 use super::library::Library;
@@ -290,15 +289,13 @@ fn routes(written: &written::Site, connections: &[Known<'_>], found: &mut Diagno
     Some(routes)
 }
 
-const STORE_SIZE: u64 = 256 << 20;
-const STORE_SYNC: Duration = Duration::from_secs(1);
-
 fn store(written: Option<&written::Store>) -> store::Settings {
-    let value = |pick: fn(&written::Store) -> Option<Duration>| written.and_then(pick);
+    let usual = store::Settings::default();
+    let Some(written) = written else { return usual };
     store::Settings {
-        size: written.and_then(|store| store.size.as_ref()).map_or(STORE_SIZE, |at| at.0),
-        age: value(|store| Some(store.age.as_ref()?.0)),
-        sync: value(|store| Some(store.sync.as_ref()?.0)).unwrap_or(STORE_SYNC),
+        size: written.size.as_ref().map_or(usual.size, |at| at.0),
+        age: written.age.as_ref().map(|at| at.0),
+        sync: written.sync.as_ref().map_or(usual.sync, |at| at.0),
     }
 }
 

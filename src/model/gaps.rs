@@ -171,8 +171,13 @@ impl DeviceGaps {
     }
 
     fn remove(&mut self, from: u64, to: u64) {
-        let touched: Vec<u64> =
-            self.ranges.range(..=to).rev().take_while(|(_, range)| range.to >= from).map(|(at, _)| *at).collect();
+        let touched: Vec<u64> = self
+            .ranges
+            .range(..=to)
+            .rev()
+            .take_while(|(_, range)| range.to >= from)
+            .map(|(at, _)| *at)
+            .collect();
         for at in touched {
             let Some(range) = self.ranges.remove(&at) else { continue };
             if at < from {

@@ -204,7 +204,10 @@ impl Gateway {
                     )
                 }
                 Ok(left) if left.stored > 0 => {
-                    tracing::info!(messages = left.stored, "undelivered messages are in the store, for the next start");
+                    tracing::info!(
+                        messages = left.stored,
+                        "undelivered messages are in the store, for the next start"
+                    );
                 }
                 _ => {}
             }

@@ -60,7 +60,8 @@ impl Folder {
         if is_new && let Some(parent) = path.parent() {
             File::open(parent)?.sync_all()?;
         }
-        let lock = private(OpenOptions::new().create(true).truncate(false).write(true)).open(path.join("lock"))?;
+        let lock =
+            private(OpenOptions::new().create(true).truncate(false).write(true)).open(path.join("lock"))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(StoreError::InUse),
@@ -84,13 +85,15 @@ impl Disk for Folder {
     type File = File;
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let names = std::fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into()));
+        let names =
+            std::fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into()));
         names.collect()
     }
 
     fn create(&mut self, name: &str, size: u64) -> io::Result<File> {
         let path = self.path.join(name);
-        let file = private(OpenOptions::new().read(true).write(true).create(true).truncate(true)).open(&path)?;
+        let file =
+            private(OpenOptions::new().read(true).write(true).create(true).truncate(true)).open(&path)?;
         let allocated = match fallocate(&file, FallocateFlags::empty(), 0, size) {
             // vfat, NFS and others: zeros that are written are allocated too.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(&file, size),
@@ -136,7 +139,7 @@ impl Disk for Folder {
 }
 
 fn write_zeros(file: &File, size: u64) -> io::Result<()> {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let mut at = 0;
     while at < size {
         let count = ZEROS.len().min(usize::try_from(size - at).unwrap_or(ZEROS.len()));

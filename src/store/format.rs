@@ -344,8 +344,11 @@ mod tests {
             },
         );
         let ranges = || prop::collection::vec(any::<(u64, u64)>(), 0..20);
-        let gap = (gap_id(), text(), text())
-            .prop_map(|(id, topic, reason)| Gap { id, topic, reason: reason.to_string().into() });
+        let gap = (gap_id(), text(), text()).prop_map(|(id, topic, reason)| Gap {
+            id,
+            topic,
+            reason: reason.to_string().into(),
+        });
         prop_oneof![
             message,
             ranges().prop_map(Record::Settled),

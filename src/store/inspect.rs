@@ -109,7 +109,8 @@ pub fn look(path: &Path, mut each: impl FnMut(&Stored, Marks)) -> io::Result<Con
                 continue;
             }
             let key = (Arc::clone(&stored.device), stored.epoch);
-            let new = Waiting { seq: (stored.seq, stored.seq), at: (stored.at, stored.at), ..Waiting::default() };
+            let new =
+                Waiting { seq: (stored.seq, stored.seq), at: (stored.at, stored.at), ..Waiting::default() };
             let waiting = contents.waiting.entry(key).or_insert(new);
             waiting.messages += 1;
             waiting.bytes += stored.payload.len() as u64;

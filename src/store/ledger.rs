@@ -57,7 +57,8 @@ impl Ledger {
             segment.states = last.states.split_off((first.saturating_sub(last.first)) as usize);
             // What is written again is present again when it's written.
             segment.states.iter_mut().for_each(|state| *state &= !PRESENT);
-            last.unsettled = last.states.iter().filter(|state| **state & (PRESENT | SETTLED) == PRESENT).count();
+            last.unsettled =
+                last.states.iter().filter(|state| **state & (PRESENT | SETTLED) == PRESENT).count();
         }
         self.segments.push_back(segment);
     }
@@ -78,7 +79,8 @@ impl Ledger {
     pub fn note(&mut self, record: &Record, number: u64) {
         match record {
             Record::Message(stored) => {
-                let Some(segment) = self.segment(stored.position).filter(|segment| segment.number == number) else {
+                let Some(segment) = self.segment(stored.position).filter(|segment| segment.number == number)
+                else {
                     return;
                 };
                 let index = (stored.position - segment.first) as usize;
@@ -189,7 +191,9 @@ impl Ledger {
     }
 
     fn set(&mut self, from: u64, to: u64, bits: u8) {
-        self.for_each(from, to, |segment, range| segment.states[range].iter_mut().for_each(|state| *state |= bits));
+        self.for_each(from, to, |segment, range| {
+            segment.states[range].iter_mut().for_each(|state| *state |= bits)
+        });
     }
 
     /// Runs over the known part of a range of positions.

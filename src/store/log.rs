@@ -96,7 +96,11 @@ struct Current<F> {
 
 impl<D: Disk> Log<D> {
     /// Looks at what is there: no more than is needed to go on.
-    pub fn open(disk: D, settings: Settings, metrics: Arc<RouteMetrics>) -> Result<(Self, Opened), StoreError> {
+    pub fn open(
+        disk: D,
+        settings: Settings,
+        metrics: Arc<RouteMetrics>,
+    ) -> Result<(Self, Opened), StoreError> {
         let mut numbers: Vec<u64> = disk.list()?.iter().filter_map(|name| format::number(name)).collect();
         numbers.sort_unstable();
         let mut log = Self {
@@ -238,7 +242,11 @@ impl<D: Disk> Log<D> {
             Some(Record::Replayed(ranges)) if replayed && ranges.len() < MOST_RANGES => ranges,
             _ => {
                 let range = vec![(from, to)];
-                self.pending.push_back(if replayed { Record::Replayed(range) } else { Record::Settled(range) });
+                self.pending.push_back(if replayed {
+                    Record::Replayed(range)
+                } else {
+                    Record::Settled(range)
+                });
                 return;
             }
         };
@@ -398,7 +406,10 @@ impl<D: Disk> Log<D> {
             self.disk.remove(&name)?;
         }
         self.ledger.forget_oldest();
-        if self.shedding.is_some_and(|(upto, _)| self.ledger.segments().front().is_none_or(|s| s.first > upto)) {
+        if self
+            .shedding
+            .is_some_and(|(upto, _)| self.ledger.segments().front().is_none_or(|s| s.first > upto))
+        {
             self.shedding = None;
         }
         Ok(())
@@ -413,7 +424,10 @@ impl<D: Disk> Log<D> {
     fn fail(&mut self, error: &io::Error, now: Instant) {
         let text = error.to_string();
         if self.failing.as_ref().is_none_or(|(reason, _)| *reason != text) {
-            tracing::error!(error = text, "the store can't be written; messages are kept in memory until it can");
+            tracing::error!(
+                error = text,
+                "the store can't be written; messages are kept in memory until it can"
+            );
         }
         if error.kind() == io::ErrorKind::StorageFull {
             self.ask_to_shed("disk full");

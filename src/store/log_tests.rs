@@ -25,7 +25,8 @@ fn open(disk: &Memory, size: u64) -> (Log<Memory>, Opened) {
 
 fn message(position: u64, epoch: u64, device: u64, seq: u64, length: usize) -> Stored {
     let device: Arc<str> = format!("d{device}").into();
-    let payload = format!(r#"{{"device":"{device}","epoch":{epoch},"seq":{seq},"fill":"{}"}}"#, "x".repeat(length));
+    let payload =
+        format!(r#"{{"device":"{device}","epoch":{epoch},"seq":{seq},"fill":"{}"}}"#, "x".repeat(length));
     let topic = format!("t/{device}").into();
     Stored { position, epoch, seq, at: 1_000, late: OnLate::Deliver, device, topic, payload: payload.into() }
 }
@@ -90,11 +91,14 @@ impl Model {
                     self.recovered = true;
                     gaps.into_iter().for_each(|gap| self.gaps.add(gap));
                 }
-                Event::Block { messages, .. } => self.handed.extend(messages.into_iter().map(|(stored, _)| stored)),
+                Event::Block { messages, .. } => {
+                    self.handed.extend(messages.into_iter().map(|(stored, _)| stored))
+                }
                 Event::GivenUp { gaps, .. } => gaps.into_iter().for_each(|gap| self.gaps.add(gap)),
                 Event::Shed { upto, .. } => {
                     // What was handed out is delivered by then.
-                    let held = self.handed.iter().map(|stored| stored.position).filter(|position| *position <= upto);
+                    let held =
+                        self.handed.iter().map(|stored| stored.position).filter(|position| *position <= upto);
                     held.for_each(|position| self.log.apply(Op::Settled(position, position)));
                     self.log.apply(Op::Shed(upto));
                 }
@@ -111,8 +115,12 @@ impl Model {
     }
 
     fn settle(&mut self, which: usize) {
-        let open: Vec<u64> =
-            self.appended.keys().filter(|p| !self.settled.contains(p) && **p < self.accepted).copied().collect();
+        let open: Vec<u64> = self
+            .appended
+            .keys()
+            .filter(|p| !self.settled.contains(p) && **p < self.accepted)
+            .copied()
+            .collect();
         if !open.is_empty() {
             let position = open[which % open.len()];
             self.settled.insert(position);
@@ -414,11 +422,17 @@ fn what_was_released_comes_back_in_order_with_its_marks() {
         Event::Block { messages, .. } => Some(messages),
         _ => None,
     });
-    let marks: Vec<(u64, bool, Option<u64>)> =
-        block.unwrap().iter().map(|(stored, marks)| (stored.position, marks.replayed, marks.late_ms)).collect();
+    let marks: Vec<(u64, bool, Option<u64>)> = block
+        .unwrap()
+        .iter()
+        .map(|(stored, marks)| (stored.position, marks.replayed, marks.late_ms))
+        .collect();
     let plain = |position| (position, false, None);
     let replayed = |position| (position, true, None);
-    assert_eq!(marks, [replayed(3), replayed(4), (5, false, Some(42)), plain(6), plain(7), replayed(8), plain(9)]);
+    assert_eq!(
+        marks,
+        [replayed(3), replayed(4), (5, false, Some(42)), plain(6), plain(7), replayed(8), plain(9)]
+    );
 }
 
 #[test]

@@ -52,6 +52,12 @@ pub struct Settings {
     pub sync: Duration,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self { size: 256 << 20, age: None, sync: Duration::from_secs(1) }
+    }
+}
+
 /// Why there is no store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

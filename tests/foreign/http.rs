@@ -128,25 +128,26 @@ fn with_certificate(folder: &Folder) -> String {
 
 /// What has arrived, by its key: what arrives again must be the same.
 #[derive(Default)]
-struct Arrived(BTreeMap<String, Request>);
+struct Arrived {
+    requests: BTreeMap<String, Request>,
+    seqs: BTreeSet<u64>,
+}
 
 impl Arrived {
     fn add(&mut self, request: Request) {
-        if let Some(earlier) = self.0.insert(request.headers["idempotency-key"].clone(), request.clone()) {
+        self.seqs.extend(request.seqs());
+        let key = request.headers["idempotency-key"].clone();
+        if let Some(earlier) = self.requests.insert(key, request.clone()) {
             assert_eq!(earlier.body, request.body, "not the same again");
         }
     }
 
     /// Takes requests until all numbers up to `count` beyond those of now have arrived.
     fn more(&mut self, count: u64, server: &mut Server) {
-        let until = self.seqs().last().map_or(0, |last| last + 1) + count;
-        while !(0..until).all(|seq| self.seqs().contains(&seq)) {
+        let until = self.seqs.last().map_or(0, |last| last + 1) + count;
+        while !(0..until).all(|seq| self.seqs.contains(&seq)) {
             self.add(server.request());
         }
-    }
-
-    fn seqs(&self) -> BTreeSet<u64> {
-        self.0.values().flat_map(Request::seqs).collect()
     }
 }
 

@@ -91,7 +91,11 @@ fn kills_at_any_moment_lose_nothing_that_was_accepted() {
         // Away for a third of the kills; back, with a backlog to drain, for the others.
         let away = kill / 5 % 3 == 1;
         if away != is_away {
-            if away { broker.kill() } else { broker.restart() }
+            if away {
+                broker.kill()
+            } else {
+                broker.restart()
+            }
             is_away = away;
         }
         let mut gateway = start(&site, &state);
@@ -129,7 +133,8 @@ fn waiting_if_any(state: &Path) -> (BTreeSet<Key>, BTreeSet<Key>) {
 
 fn key_of(payload: &[u8], topic: &str) -> Option<Key> {
     let text = std::str::from_utf8(payload).ok()?;
-    let device = topic.strip_prefix("taktbus/test/").filter(|device| !device.contains('/') && *device != "status")?;
+    let device =
+        topic.strip_prefix("taktbus/test/").filter(|device| !device.contains('/') && *device != "status")?;
     let number = |name: &str| member(text, name).and_then(|n| n.parse::<u64>().ok());
     Some((device.to_owned(), number("epoch")?, number("seq")?))
 }
@@ -164,7 +169,10 @@ fn judge(seen: &Seen, left: &BTreeSet<Key>, seed: u64) {
     for ((device, epoch), top) in highest {
         for seq in 0..=top {
             let key = (device.clone(), epoch, seq);
-            assert!(delivered.contains(&key) || left.contains(&key), "{key:?} of {top} is lost (seed {seed})");
+            assert!(
+                delivered.contains(&key) || left.contains(&key),
+                "{key:?} of {top} is lost (seed {seed})"
+            );
         }
     }
 }

@@ -31,7 +31,11 @@ impl Backlog {
     }
 
     /// Takes messages out that lie in a range of positions and of which this is true.
-    pub fn take(&mut self, positions: std::ops::Range<u64>, mut goes: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
+    pub fn take(
+        &mut self,
+        positions: std::ops::Range<u64>,
+        mut goes: impl FnMut(&Entry) -> bool,
+    ) -> Vec<Entry> {
         let range = self.entries.range(Place::before(positions.start)..Place::before(positions.end));
         let places: Vec<Place> = range.filter(|(_, entry)| goes(entry)).map(|(place, _)| *place).collect();
         let taken: Vec<Entry> = places.iter().filter_map(|place| self.entries.remove(place)).collect();

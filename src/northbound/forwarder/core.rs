@@ -331,7 +331,11 @@ impl Core {
     pub fn is_drained(&self) -> bool {
         let left = self.summary();
         match self.up {
-            true => left.queued + left.in_flight + left.backlog + left.gap_records == 0 && self.live.len() == 0 && self.in_flight_data() == 0,
+            true => {
+                left.queued + left.in_flight + left.backlog + left.gap_records == 0
+                    && self.live.len() == 0
+                    && self.in_flight_data() == 0
+            }
             false => left.is_settled(),
         }
     }
@@ -357,7 +361,8 @@ impl Core {
         let (flight_safe, in_flight) = count(&mut self.in_flight.values().chain(&self.again));
         let (backlog_safe, backlog) = count(&mut self.backlog.iter());
         let gaps_in_flight = self.in_flight.values().chain(&self.again);
-        let gaps_in_flight = gaps_in_flight.filter(|entry| matches!(entry.message.kind, Kind::Gap(_))).count();
+        let gaps_in_flight =
+            gaps_in_flight.filter(|entry| matches!(entry.message.kind, Kind::Gap(_))).count();
         let gap_records = if self.shelf.is_there() { 0 } else { self.gaps.len() + gaps_in_flight };
         let stored = self.shelf.waiting() + live_safe + flight_safe + backlog_safe;
         Summary { queued, in_flight, backlog, gap_records, stored }
@@ -375,7 +380,16 @@ impl Core {
         self.ids += 1;
         let clock = Clock::start(&message, now, self.account.down(now));
         let place = Place::unstored(self.shelf.next(), self.ids);
-        Entry { id: self.ids, place, position: None, message, sent: None, clock, replayed: false, marks: None }
+        Entry {
+            id: self.ids,
+            place,
+            position: None,
+            message,
+            sent: None,
+            clock,
+            replayed: false,
+            marks: None,
+        }
     }
 
     fn put_on_shelf(&mut self, entry: &mut Entry) {
@@ -478,7 +492,8 @@ impl Core {
     fn shed_stored(&mut self) {
         let Some((upto, reason)) = self.shelf.shed else { return };
         let has_to_go = |entry: &Entry| entry.position.is_some_and(|position| position <= upto);
-        let (gone, stays): (VecDeque<_>, _) = std::mem::take(&mut self.again).into_iter().partition(has_to_go);
+        let (gone, stays): (VecDeque<_>, _) =
+            std::mem::take(&mut self.again).into_iter().partition(has_to_go);
         self.again = stays;
         let held = self.backlog.take(0..upto.saturating_add(1), has_to_go);
         gone.into_iter().chain(held).for_each(|entry| self.give_up(entry, Reason::Borrowed(reason)));

@@ -103,7 +103,8 @@ impl Entry {
 
     /// What is replayed is late anyway, and by how much depends on the outage and not on us.
     fn marks_at(&self, now: Instant) -> Marks {
-        let late = self.sampled().filter(|s| !self.replayed && expired(s.deadline, now)).map(|s| now - s.deadline);
+        let late =
+            self.sampled().filter(|s| !self.replayed && expired(s.deadline, now)).map(|s| now - s.deadline);
         let late_ms = late.map(|late| u64::try_from(late.as_millis()).unwrap_or(u64::MAX));
         Marks { replayed: self.replayed, late_ms }
     }
@@ -185,7 +186,10 @@ mod tests {
     fn what_is_not_stored_comes_before_what_is_stored_after_it() {
         let mut places = [Place::stored(5), Place::unstored(5, 2), Place::stored(4), Place::unstored(5, 1)];
         places.sort();
-        assert_eq!(places, [Place::stored(4), Place::unstored(5, 1), Place::unstored(5, 2), Place::stored(5)]);
+        assert_eq!(
+            places,
+            [Place::stored(4), Place::unstored(5, 1), Place::unstored(5, 2), Place::stored(5)]
+        );
         assert!(Place::before(5) < Place::unstored(5, 1) && Place::before(5) > Place::stored(4));
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Durability, DRAIN_LIMIT, Settings, Summary, run};
+use super::{DRAIN_LIMIT, Durability, Settings, Summary, run};
 use crate::budget::{OnLate, Stage};
 use crate::metrics::{DeviceMetrics, RouteMetrics};
 use crate::model::message::{Kind, Message, Sampled};

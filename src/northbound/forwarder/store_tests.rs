@@ -83,12 +83,8 @@ struct Run {
 fn a_run() -> impl Strategy<Value = Run> {
     let samples = prop::collection::vec((0u64..12, 0usize..3), 0..120);
     let turns = prop::collection::vec(0u64..400, 0..6);
-    (samples, turns, 0u64..20, prop::option::of(any::<u64>())).prop_map(|(samples, turns, latency, cut)| Run {
-        samples,
-        turns,
-        latency,
-        cut,
-    })
+    (samples, turns, 0u64..20, prop::option::of(any::<u64>()))
+        .prop_map(|(samples, turns, latency, cut)| Run { samples, turns, latency, cut })
 }
 
 /// What was sampled: payload without marks, when, and what may become of it.
@@ -217,7 +213,8 @@ impl World {
         let mut last = BTreeMap::new();
         for (run, payload) in self.arrived.lock().unwrap().iter() {
             let json: serde_json::Value = serde_json::from_slice(payload).unwrap();
-            let (device, epoch) = (json["device"].as_str().unwrap().to_string(), json["epoch"].as_u64().unwrap());
+            let (device, epoch) =
+                (json["device"].as_str().unwrap().to_string(), json["epoch"].as_u64().unwrap());
             if let Some(gap) = json.get("gap") {
                 let (from, to) = (gap["from"].as_u64().unwrap(), gap["to"].as_u64().unwrap());
                 gaps.extend((from..=to).map(|seq| (device.clone(), epoch, seq)));

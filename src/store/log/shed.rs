@@ -58,13 +58,16 @@ impl<D: Disk> Log<D> {
     fn unsettled_of(&self, number: u64) -> (Gaps, Vec<(u64, u64)>, usize) {
         let (mut gaps, mut ranges, mut wanted) = (Gaps::default(), Vec::<(u64, u64)>::new(), 0);
         let file = self.disk.open(&format::name(number));
-        let Ok(mut reader) = file.and_then(|file| Reader::new(file, number)) else { return (gaps, ranges, 0) };
+        let Ok(mut reader) = file.and_then(|file| Reader::new(file, number)) else {
+            return (gaps, ranges, 0);
+        };
         while let Some(found) = reader.next() {
             let Some(Record::Message(stored)) = Record::decode(found.body) else { continue };
             if !self.ledger.is_unsettled(stored.position) {
                 continue;
             }
-            wanted += usize::from(self.ledger.is_wanted(stored.position) && stored.position >= self.read_from);
+            wanted +=
+                usize::from(self.ledger.is_wanted(stored.position) && stored.position >= self.read_from);
             let id = GapId { epoch: stored.epoch, device: stored.device, from: stored.seq, to: stored.seq };
             gaps.add(Gap { id, topic: stored.topic, reason: "store full".into() });
             match ranges.last_mut() {
