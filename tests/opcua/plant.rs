@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use opcua::crypto::SecurityPolicy;
-use opcua::nodes::VariableBuilder;
+use opcua::nodes::{AccessLevel, NodeType, VariableBuilder};
 use opcua::server::diagnostics::NamespaceMetadata;
 use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
 use opcua::server::{ANONYMOUS_USER_TOKEN_ID, ServerBuilder, ServerHandle};
@@ -19,6 +19,7 @@ use taktbus::config::{self, LoadOptions};
 use taktbus::drivers::Kept;
 use taktbus::mapping::batch::{Batch, DeviceState, Event};
 use taktbus::mapping::transform::evaluate;
+use taktbus::metrics::DeviceMetrics;
 use taktbus::model::value::{Cause, Value};
 use taktbus::runtime::gateway::Gateway;
 use tokio::io::copy_bidirectional;
@@ -105,12 +106,23 @@ impl Plant {
         let (manager, id) = (self.manager(namespace).unwrap(), self.id(namespace, name));
         let value = value.into();
         let data_type = value.data_type().unwrap().node_id;
+        let rank = if matches!(value, Variant::Array(_)) { 1 } else { -1 };
         let browse_name = QualifiedName { namespace_index: id.namespace, name: name.into() };
         VariableBuilder::new(&id, browse_name, name)
             .data_type(data_type)
+            .value_rank(rank)
             .value(value)
             .organized_by(NodeId::objects_folder_id())
             .insert(&mut *manager.address_space().write());
+    }
+
+    /// From now on nobody may read it.
+    pub fn lock(&self, namespace: &str, name: &str) {
+        let (manager, id) = (self.manager(namespace).unwrap(), self.id(namespace, name));
+        let mut space = manager.address_space().write();
+        let Some(NodeType::Variable(node)) = space.find_mut(&id) else { panic!("no {name}") };
+        node.set_access_level(AccessLevel::empty());
+        node.set_user_access_level(AccessLevel::empty());
     }
 
     pub fn set(&self, namespace: &str, name: &str, value: impl Into<Variant>) {
@@ -196,6 +208,7 @@ pub struct Watch {
     pub times: BTreeMap<String, String>,
     pub online: bool,
     pub batches: u32,
+    pub metrics: Arc<DeviceMetrics>,
     stop: CancellationToken,
     session: Option<AbortOnDropHandle<()>>,
 }
@@ -209,13 +222,14 @@ impl Watch {
         let loaded = config::load_text("site.yaml", &site, &LoadOptions::default());
         let site = loaded.site.unwrap_or_else(|| panic!("{:#?}", loaded.diagnostics));
         let gateway = Gateway::new(site).unwrap_or_else(|errors| panic!("{errors:?}"));
+        let metrics = gateway.metrics().devices[0].clone();
         let (sender, events) = mpsc::channel(64);
         let stop = CancellationToken::new();
         let kept = Kept { state: state.map(Path::to_path_buf), ..Kept::default() };
         let session = tokio::spawn(gateway.connections()[0].session(&sender, &stop, &kept));
         let session = Some(AbortOnDropHandle::new(session));
         let (values, uncertain, times) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { events, values, uncertain, times, online: false, batches: 0, stop, session }
+        Self { events, values, uncertain, times, online: false, batches: 0, metrics, stop, session }
     }
 
     pub async fn next(&mut self) {
@@ -269,6 +283,16 @@ impl Watch {
         while self.shown(point) != expected {
             assert!(Instant::now() < deadline, "{point} is {} and not {expected}", self.shown(point));
             self.next().await;
+        }
+    }
+
+    /// Waits until the driver has found such differences between the map and the server.
+    pub async fn drift_where(&mut self, is_expected: impl Fn(&[String]) -> bool) {
+        let deadline = Instant::now() + SOON;
+        while !is_expected(&self.metrics.drift.get()) {
+            assert!(Instant::now() < deadline, "{:#?}", self.metrics.drift.get());
+            // Whoever isn't listened to waits.
+            let _ = timeout(Duration::from_millis(20), self.events.recv()).await;
         }
     }
 
