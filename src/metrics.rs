@@ -2,8 +2,8 @@
 //!
 //! Plain atomics, relaxed: each number is right by itself, two numbers read together may be one event apart.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::budget::{Spent, Stage};

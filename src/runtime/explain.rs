@@ -191,7 +191,10 @@ impl ExplainedConnection {
         }
         let drift = metrics.drift.get();
         if !drift.is_empty() {
-            why.push(format!("when it was connected, the server was not as the map says: {}", drift.join("; ")));
+            why.push(format!(
+                "when it was connected, the server was not as the map says: {}",
+                drift.join("; ")
+            ));
         }
         why
     }
@@ -330,7 +333,9 @@ mod tests {
         let oven = &told["connections"][0]["devices"][0];
         assert_eq!(
             oven["why"],
-            json!(["when it was connected, the server was not as the map says: speed is int32 on the server, not float64"])
+            json!([
+                "when it was connected, the server was not as the map says: speed is int32 on the server, not float64"
+            ])
         );
         assert_eq!(oven["drift"], json!(["speed is int32 on the server, not float64"]));
     }

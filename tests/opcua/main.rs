@@ -4,13 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod plant;
+mod writes;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use opcua::types::{DataValue, DateTime, StatusCode};
 use taktbus::drivers::opcua::security::Pki;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use plant::*;
 
@@ -207,31 +208,12 @@ async fn a_server_is_refused_until_its_certificate_is_trusted() {
 }
 
 #[tokio::test]
-async fn a_first_value_that_comes_late_is_bad_once_and_then_there() {
-    let plant = Plant::start(0, &["urn:plant"], None).await;
-    plant.add("urn:plant", "Slow", 0i32);
-    // This server takes such a status for "nothing to say yet", and says so.
-    let nothing = DataValue { status: Some(StatusCode::BadAttributeIdInvalid), ..DataValue::default() };
-    plant.set_value("urn:plant", "Slow", nothing);
-    let mut watch = Watch::start(&at(plant.address), &format!("{PRESS}      slow: {{node: s=Slow}}\n"), None);
-    watch.until("slow", "bad: BadWaitingForInitialData").await;
-    assert_eq!(watch.batches, 1);
-    // What is bad is asked for again after 5 s; this is not.
-    let again = timeout(Duration::from_secs(6), watch.next()).await;
-    assert!(again.is_err(), "it is told again: {}", watch.shown("slow"));
-    assert!(watch.online);
-    plant.set("urn:plant", "Slow", 5i32);
-    watch.until("slow", "5").await;
-    assert_eq!(watch.batches, 2);
-    watch.stop().await;
-}
-
-#[tokio::test]
 async fn a_heartbeat_tells_a_watched_value_that_stands_still() {
     let plant = Plant::start(0, &["urn:plant"], None).await;
     plant.add("urn:plant", "Level", 7i32);
     plant.add("urn:plant", "Speed", 1i32);
-    let points = "      level: {node: s=Level, deadband: 2, heartbeat: 200ms}\n      speed: {node: s=Speed}\n";
+    let points =
+        "      level: {node: s=Level, deadband: 2, heartbeat: 200ms}\n      speed: {node: s=Speed}\n";
     let device = format!("    namespace: urn:plant\n    subscribe: 50ms\n    points:\n{points}");
     let mut watch = Watch::start(&at(plant.address), &device, None);
     watch.until("level", "7").await;
@@ -277,7 +259,9 @@ async fn a_server_that_is_not_as_the_map_says_is_told_once_per_connect() {
     again.add("urn:plant", "Count", 7.0f64);
     again.add("urn:plant", "Gone", 1i32);
     watch.until("count", "7").await;
-    watch.drift_where(|drift| drift.iter().all(|told| !told.starts_with("count") && !told.starts_with("gone"))).await;
+    watch
+        .drift_where(|drift| drift.iter().all(|told| !told.starts_with("count") && !told.starts_with("gone")))
+        .await;
     assert_eq!(watch.metrics.drift.changes(), 2);
     watch.stop().await;
 }

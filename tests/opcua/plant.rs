@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use opcua::crypto::SecurityPolicy;
-use opcua::nodes::{AccessLevel, NodeType, VariableBuilder};
+use opcua::nodes::{AccessLevel, MethodBuilder, NodeType, VariableBuilder};
 use opcua::server::diagnostics::NamespaceMetadata;
 use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
 use opcua::server::{ANONYMOUS_USER_TOKEN_ID, ServerBuilder, ServerHandle};
-use opcua::types::{DataValue, MessageSecurityMode, NodeId, QualifiedName, Variant};
+use opcua::types::{DataTypeId, DataValue, MessageSecurityMode, NodeId, QualifiedName, StatusCode, Variant};
 use taktbus::config::{self, LoadOptions};
 use taktbus::drivers::Kept;
 use taktbus::mapping::batch::{Batch, DeviceState, Event};
@@ -118,11 +118,56 @@ impl Plant {
 
     /// From now on nobody may read it.
     pub fn lock(&self, namespace: &str, name: &str) {
+        self.access(namespace, name, AccessLevel::empty());
+    }
+
+    /// From now on everybody may write it.
+    pub fn open(&self, namespace: &str, name: &str) {
+        self.access(namespace, name, AccessLevel::CURRENT_READ | AccessLevel::CURRENT_WRITE);
+    }
+
+    fn access(&self, namespace: &str, name: &str, access: AccessLevel) {
         let (manager, id) = (self.manager(namespace).unwrap(), self.id(namespace, name));
         let mut space = manager.address_space().write();
-        let Some(NodeType::Variable(node)) = space.find_mut(&id) else { panic!("no {name}") };
-        node.set_access_level(AccessLevel::empty());
-        node.set_user_access_level(AccessLevel::empty());
+        let NodeType::Variable(node) = space.find_mut(&id).unwrap() else { panic!("{name} is no variable") };
+        node.set_access_level(access);
+        node.set_user_access_level(access);
+    }
+
+    /// What the server says to writes, which change nothing.
+    pub fn takes(
+        &self,
+        namespace: &str,
+        name: &str,
+        says: impl Fn(DataValue) -> StatusCode + Send + Sync + 'static,
+    ) {
+        let (manager, id) = (self.manager(namespace).unwrap(), self.id(namespace, name));
+        manager.inner().add_write_callback(id, move |value, _| says(value));
+    }
+
+    /// A method of the Objects folder: an Int32 that must not be 0, times a Double.
+    pub fn add_method(&self, namespace: &str, name: &str) {
+        let (manager, id) = (self.manager(namespace).unwrap(), self.id(namespace, name));
+        let inputs = [("count", DataTypeId::Int32).into(), ("factor", DataTypeId::Double).into()];
+        let outputs = [("product", DataTypeId::Double).into()];
+        let property = |of: &str| NodeId::new(id.namespace, format!("{name}.{of}"));
+        let mut space = manager.address_space().write();
+        let browse_name = QualifiedName { namespace_index: id.namespace, name: name.into() };
+        MethodBuilder::new(&id, browse_name, name)
+            .component_of(NodeId::objects_folder_id())
+            .executable(true)
+            .user_executable(true)
+            .input_args(&mut *space, &property("in"), &inputs)
+            .output_args(&mut *space, &property("out"), &outputs)
+            .insert(&mut *space);
+        drop(space);
+        manager.inner().add_method_callback(id, |inputs| match inputs {
+            [Variant::Int32(0), Variant::Double(_)] => Err(StatusCode::BadOutOfRange),
+            [Variant::Int32(count), Variant::Double(factor)] => {
+                Ok(vec![Variant::Double(f64::from(*count) * factor)])
+            }
+            _ => Err(StatusCode::BadInvalidArgument),
+        });
     }
 
     pub fn set(&self, namespace: &str, name: &str, value: impl Into<Variant>) {
@@ -233,8 +278,9 @@ impl Watch {
     }
 
     pub async fn next(&mut self) {
-        match timeout(SOON, self.events.recv()).await.expect("nothing comes").expect("the session has ended")
-        {
+        let event = timeout(SOON, self.events.recv()).await;
+        let event = event.unwrap_or_else(|_| panic!("nothing comes; so far {:?}", self.values));
+        match event.expect("the session has ended") {
             Event::State { state, .. } => self.online = state == DeviceState::Online,
             Event::Batch(batch) => self.take(&batch),
         }

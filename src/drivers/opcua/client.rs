@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opcua::types::{
-    Argument, AttributeId, BrowseDirection, CallMethodRequest, DataValue, NodeId, ReferenceTypeId,
-    Variant, WriteValue,
+    Argument, AttributeId, BrowseDirection, CallMethodRequest, DataValue, NodeId, NumericRange, ReadValueId,
+    ReferenceTypeId, Variant, WriteValue,
 };
 
 use super::browse::kind as word_of;
 use super::config::OpcuaConfig;
+use super::drift::{concrete, word};
 use super::link::{Channel, Failure, Identity, Link};
 use super::nodes::one;
 use super::services::{attribute_of, value_of};
@@ -105,17 +106,15 @@ impl Client {
         let Place::Node(place) = &target.reading.place else { return Err(Unwritable::Type.into()) };
         let node = self.node(&place.address, namespace).await?;
         let member = place.member.as_deref();
-        let kind = match target.reading.decode.kind {
-            Kind::Any => self.kind(&node).await?.ok_or(Unwritable::Type)?,
-            kind => kind,
-        };
+        let kind = self.writable_kind(&node, target.reading.decode.kind).await?;
         let (value, index_range) = value(setting, kind, member)?;
-        let written = WriteValue {
-            node_id: node.clone(),
-            attribute_id: AttributeId::Value as u32,
-            index_range,
-            value,
-        };
+        if index_range.has_range()
+            && let Some(refused) = self.misses(&node, &index_range).await?
+        {
+            return Ok(Proof::Refused(refused));
+        }
+        let written =
+            WriteValue { node_id: node.clone(), attribute_id: AttributeId::Value as u32, index_range, value };
         let (channel, limit) = self.way();
         match channel.write(vec![written], limit).await {
             Ok(results) if results.iter().any(|code| code.is_bad()) => {
@@ -167,9 +166,7 @@ impl Client {
             Ok(result) if result.status_code.is_bad() => Ok(Called::Refused(status(result.status_code))),
             Ok(result) => {
                 let outputs = result.output_arguments.unwrap_or_default();
-                let raw = |value: Variant| {
-                    quality(&DataValue::value_only(value), Kind::Any, None, None).raw
-                };
+                let raw = |value: Variant| quality(&DataValue::value_only(value), Kind::Any, None, None).raw;
                 Ok(Called::Done(outputs.into_iter().map(raw).collect()))
             }
             Err(Failure::Refused(code)) => Ok(Called::Refused(status(code))),
@@ -187,13 +184,34 @@ impl Client {
         Ok(one(address, namespace, &self.namespaces, channel, limit).await?)
     }
 
-    /// The type of a node, where it's a built-in one.
-    async fn kind(&self, node: &NodeId) -> Result<Option<Kind>, ClientError> {
+    /// Has the node no such element? Whoever answers a read of one element with all of them ignores ranges in writes too.
+    async fn misses(&self, node: &NodeId, range: &NumericRange) -> Result<Option<Status>, ClientError> {
+        let (channel, limit) = self.way();
+        let asked = ReadValueId { index_range: range.clone(), ..value_of(node) };
+        let found = channel.read(vec![asked], limit).await.map_err(lost)?.pop().unwrap_or_default();
+        match (found.status.filter(|code| code.is_bad()), found.value) {
+            (Some(code), _) => Ok(Some(status(code))),
+            (None, Some(Variant::Array(array))) if array.values.len() == 1 => Ok(None),
+            _ => Err(Unwritable::Ranges.into()),
+        }
+    }
+
+    /// The type that a node is written with: the map's, which must be the server's where that is a built-in one.
+    async fn writable_kind(&self, node: &NodeId, wanted: Kind) -> Result<Kind, ClientError> {
         let (channel, limit) = self.way();
         let asked = vec![attribute_of(node, AttributeId::DataType)];
         let value = channel.read(asked, limit).await.map_err(lost)?.pop().and_then(|value| value.value);
-        let Some(Variant::NodeId(id)) = value else { return Ok(None) };
-        Ok(kind_of(&id))
+        let found = match &value {
+            Some(Variant::NodeId(id)) => word_of(&concrete(id)),
+            _ => None,
+        };
+        match (wanted, word(wanted), found) {
+            (Kind::Any, _, found) => Ok(found.and_then(kind_of).ok_or(Unwritable::Type)?),
+            (_, Some(wanted), Some(found)) if wanted != found => {
+                Err(Unwritable::OtherType { found, wanted }.into())
+            }
+            _ => Ok(wanted),
+        }
     }
 
     /// What a method takes: the value of its property InputArguments (OPC UA Part 3, 5.7). None: it takes nothing.
@@ -204,7 +222,8 @@ impl Client {
             .await
             .map_err(lost)?;
         let inputs = properties.into_iter().find(|property| {
-            property.browse_name.namespace_index == 0 && property.browse_name.name.as_ref() == "InputArguments"
+            property.browse_name.namespace_index == 0
+                && property.browse_name.name.as_ref() == "InputArguments"
         });
         let Some(inputs) = inputs else { return Ok(Vec::new()) };
         let asked = vec![value_of(&inputs.node_id.node_id)];
@@ -223,7 +242,8 @@ fn input(argument: &Argument, value: &Value) -> Result<Variant, ClientError> {
     let name = argument.name.as_ref();
     let fault = |why| ClientError::InputType(name.to_string(), why);
     let is_scalar = argument.value_rank < 0;
-    let kind = kind_of(&argument.data_type).filter(|_| is_scalar).ok_or_else(|| fault(Unwritable::Type))?;
+    let kind = word_of(&concrete(&argument.data_type)).and_then(kind_of).filter(|_| is_scalar);
+    let kind = kind.ok_or_else(|| fault(Unwritable::Type))?;
     let setting = target(name, kind)
         .setting(value, None)
         .map_err(|refusal| ClientError::Input(name.to_string(), refusal))?;
@@ -249,9 +269,9 @@ fn target(name: &str, kind: Kind) -> Target {
     }
 }
 
-/// The type that values of a built-in data type are written in.
-fn kind_of(data_type: &NodeId) -> Option<Kind> {
-    Some(match word_of(data_type)? {
+/// The type of a word, where values are written in it.
+fn kind_of(word: &str) -> Option<Kind> {
+    Some(match word {
         "bool" => Kind::Bool,
         "int8" => Kind::Int8,
         "int16" => Kind::Int16,

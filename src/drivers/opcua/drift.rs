@@ -21,8 +21,7 @@ use crate::model::place::Place;
 use crate::model::value::{Cause, Status};
 
 /// What is asked of each node.
-const ASKED: [AttributeId; 3] =
-    [AttributeId::DataType, AttributeId::ValueRank, AttributeId::UserAccessLevel];
+const ASKED: [AttributeId; 3] = [AttributeId::DataType, AttributeId::ValueRank, AttributeId::UserAccessLevel];
 
 /// Nodes that are asked for in one go: few, since values wait meanwhile.
 const AT_ONCE: usize = 100;
@@ -179,7 +178,7 @@ fn absence(value: &DataValue) -> Option<Status> {
 }
 
 /// Standard types that are a built-in one with a meaning (OPC UA Part 5, 12.2).
-fn concrete(id: &NodeId) -> NodeId {
+pub fn concrete(id: &NodeId) -> NodeId {
     let number = id.as_u32().filter(|_| id.namespace == 0);
     let built_in = match number {
         Some(288 | 289) => 7,  // IntegerId, Counter: UInt32
@@ -193,7 +192,7 @@ fn concrete(id: &NodeId) -> NodeId {
 }
 
 /// The map's word for a type; `None`: it takes any.
-fn word(kind: Kind) -> Option<&'static str> {
+pub fn word(kind: Kind) -> Option<&'static str> {
     Some(match kind {
         Kind::Bool => "bool",
         Kind::Int8 => "int8",

@@ -673,9 +673,7 @@ impl Driver for OpcuaDriver {
         if !self.ready.is_empty() || !self.changes.is_empty() {
             return Due::Ready;
         }
-        let silence = (0..self.subscriptions.len())
-            .map(|at| self.subscriptions[at].patience())
-            .min();
+        let silence = (0..self.subscriptions.len()).map(|at| self.subscriptions[at].patience()).min();
         let Some(session) = &mut self.session else { return Due::Ready };
         let inspects = session.inspection.is_some();
         let poll = async {

@@ -6,12 +6,13 @@ use std::time::Duration;
 use opcua::core::{RequestMessage, ResponseMessage};
 use opcua::types::{
     AttributeId, BrowseDescription, BrowseDirection, BrowseNextRequest, BrowsePath, BrowsePathResult,
-    BrowseRequest, CallMethodRequest, CallMethodResult, CallRequest, CreateMonitoredItemsRequest, CreateSubscriptionRequest, CreateSubscriptionResponse,
-    DataValue, DeleteMonitoredItemsRequest, DeleteSubscriptionsRequest, MonitoredItemCreateRequest,
-    MonitoredItemCreateResult, NodeId, PublishRequest, PublishResponse, QualifiedName, ReadRequest,
-    ReadValueId, ReferenceDescription, ReferenceTypeId, RegisterNodesRequest, RepublishRequest,
-    RepublishResponse, StatusCode, SubscriptionAcknowledgement, TimestampsToReturn,
-    TranslateBrowsePathsToNodeIdsRequest, VariableId, Variant, ViewDescription, WriteRequest, WriteValue,
+    BrowseRequest, CallMethodRequest, CallMethodResult, CallRequest, CreateMonitoredItemsRequest,
+    CreateSubscriptionRequest, CreateSubscriptionResponse, DataValue, DeleteMonitoredItemsRequest,
+    DeleteSubscriptionsRequest, MonitoredItemCreateRequest, MonitoredItemCreateResult, NodeId,
+    PublishRequest, PublishResponse, QualifiedName, ReadRequest, ReadValueId, ReferenceDescription,
+    ReferenceTypeId, RegisterNodesRequest, RepublishRequest, RepublishResponse, StatusCode,
+    SubscriptionAcknowledgement, TimestampsToReturn, TranslateBrowsePathsToNodeIdsRequest, VariableId,
+    Variant, ViewDescription, WriteRequest, WriteValue,
 };
 
 use super::link::{Channel, Failure};
@@ -94,9 +95,12 @@ impl Channel {
     }
 
     /// Call (Part 4, 5.12.2), of one method.
-    pub async fn call(&self, method: CallMethodRequest, limit: Duration) -> Result<CallMethodResult, Failure> {
-        let request =
-            CallRequest { request_header: self.header(limit), methods_to_call: Some(vec![method]) };
+    pub async fn call(
+        &self,
+        method: CallMethodRequest,
+        limit: Duration,
+    ) -> Result<CallMethodResult, Failure> {
+        let request = CallRequest { request_header: self.header(limit), methods_to_call: Some(vec![method]) };
         let mut results = all(answer!(self.request(request, limit).await, Call)?.results, 1)?;
         results.pop().ok_or(Failure::Lost(StatusCode::BadUnknownResponse))
     }

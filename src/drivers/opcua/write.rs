@@ -1,6 +1,6 @@
 //! Writing as OPC UA does it: a setting → a typed value and the part of the node that it replaces. Pure.
 //!
-//! A value is written with the type that the node has: servers refuse all others (OPC UA Part 4, 5.11.4.1, BadTypeMismatch). No status
+//! A value is written with the type that the node has (OPC UA Part 4, 5.11.4.1: servers shall refuse all others; some don't). No status
 //! and no time stamps are written, since many servers take values only (BadWriteNotSupported).
 
 use opcua::types::{Array, DataValue, NumericRange, Variant, VariantScalarTypeId};
@@ -22,6 +22,17 @@ pub enum Unwritable {
     /// The type is none that values are written in.
     #[error("this type of node can't be written")]
     Type,
+    /// The node has another type than the map says. Some servers would take the value all the same, and change the node's type.
+    #[error("the node's type is {found}, not {wanted}")]
+    OtherType {
+        /// The server's, in the map's words.
+        found: &'static str,
+        /// The map's.
+        wanted: &'static str,
+    },
+    /// The server ignores ranges: it would replace the whole array by its new element.
+    #[error("the server can't write single elements of arrays")]
+    Ranges,
     /// The raw value and the type disagree.
     #[error("the value does not fit into the node's type")]
     Misfit,
