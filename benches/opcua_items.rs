@@ -138,7 +138,6 @@ async fn bare(address: &str, seconds: u64) {
         .application_uri("urn:bare")
         .pki_dir(std::env::temp_dir().join("taktbus-bench-pki"))
         .max_array_length(1 << 20)
-        // Ten thousand values are more than a server sends unasked (327,675 bytes).
         .max_message_size(8 << 20)
         .max_chunk_count(128)
         .client()
@@ -157,7 +156,8 @@ async fn bare(address: &str, seconds: u64) {
             SAMPLING,
             120,
             6,
-            0,
+            // Ten thousand values are more than the server sends to this client at once (BadResponseTooLarge).
+            1_000,
             0,
             true,
             DataChangeCallback::new(move |_, _| {
