@@ -18,8 +18,8 @@ use opcua::server::ServerBuilder;
 use opcua::server::diagnostics::NamespaceMetadata;
 use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
 use opcua::types::{
-    DataValue, EndpointDescription, MessageSecurityMode, MonitoredItemCreateRequest, NodeId,
-    TimestampsToReturn,
+    DataValue, EndpointDescription, MessageSecurityMode, MonitoredItemCreateRequest, MonitoringMode, NodeId,
+    TimestampsToReturn, UserTokenPolicy,
 };
 use taktbus::config::plan::SinkConfig;
 use taktbus::config::{LoadOptions, load_text};
@@ -32,6 +32,9 @@ use tokio_util::sync::CancellationToken;
 
 const ITEMS: u32 = 10_000;
 const URI: &str = "urn:bench";
+
+/// Of both, and in the gateway's site too: at the interval of the changes, the server would leave out those that come a moment too soon.
+const SAMPLING: Duration = Duration::from_millis(500);
 
 fn main() {
     let arguments: Vec<String> =
@@ -135,12 +138,13 @@ async fn bare(address: &str, seconds: u64) {
         .application_uri("urn:bare")
         .pki_dir(std::env::temp_dir().join("taktbus-bench-pki"))
         .max_array_length(1 << 20)
-        .max_message_size(16 << 20)
-        .max_chunk_count(0)
+        .max_message_size(8 << 20)
+        .max_chunk_count(128)
         .client()
         .expect("a client");
     let url = format!("opc.tcp://{address}/");
-    let endpoint: EndpointDescription = (url.as_str(), "None", MessageSecurityMode::None).into();
+    let anonymous = UserTokenPolicy::anonymous();
+    let endpoint: EndpointDescription = (url.as_str(), "None", MessageSecurityMode::None, anonymous).into();
     let (session, events) =
         client.connect_to_endpoint_directly(endpoint, IdentityToken::Anonymous).expect("a session");
     let running = events.spawn();
@@ -149,10 +153,11 @@ async fn bare(address: &str, seconds: u64) {
     let counted = count.clone();
     let subscription = session
         .create_subscription(
-            Duration::from_secs(1),
-            60,
-            3,
-            0,
+            SAMPLING,
+            120,
+            6,
+            // Ten thousand values are more than the server sends to this client at once (BadResponseTooLarge).
+            1_000,
             0,
             true,
             DataChangeCallback::new(move |_, _| {
@@ -165,7 +170,10 @@ async fn bare(address: &str, seconds: u64) {
     for part in items.chunks(1_000) {
         let requests = part.iter().map(|item| {
             let mut request: MonitoredItemCreateRequest = NodeId::new(2, *item).into();
-            request.requested_parameters.sampling_interval = 1e3;
+            request.monitoring_mode = MonitoringMode::Reporting;
+            request.requested_parameters.sampling_interval = SAMPLING.as_secs_f64() * 1e3;
+            request.requested_parameters.client_handle = *item;
+            request.requested_parameters.queue_size = 1;
             request
         });
         let results = session
@@ -188,7 +196,7 @@ async fn gateway(address: &str, broker: SocketAddr, seconds: u64) {
             let points: String = (0..1_000)
                 .map(|item| format!("      i{item}: {{node: 'i={}', type: float64}}\n", device * 1_000 + item))
                 .collect();
-            format!("  d{device}:\n    via: server\n    namespace: {URI}\n    subscribe: 1s\n    points:\n{points}")
+            format!("  d{device}:\n    via: server\n    namespace: {URI}\n    subscribe: 500ms\n    points:\n{points}")
         })
         .collect();
     let text = format!(

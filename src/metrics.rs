@@ -2,8 +2,8 @@
 //!
 //! Plain atomics, relaxed: each number is right by itself, two numbers read together may be one event apart.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::budget::{Spent, Stage};
@@ -64,6 +64,34 @@ impl Offset {
     /// Reads it, if it's known.
     pub fn get(&self) -> Option<i64> {
         Some(self.0.load(Relaxed)).filter(|millis| *millis != i64::MIN)
+    }
+}
+
+/// What was found out, in sentences: written now and then, read when somebody asks.
+#[derive(Debug, Default)]
+pub struct Facts {
+    sentences: Mutex<Arc<[String]>>,
+    changes: Counter,
+}
+
+impl Facts {
+    /// Replaces them.
+    pub fn set(&self, sentences: Vec<String>) {
+        let mut known = self.sentences.lock().unwrap_or_else(PoisonError::into_inner);
+        if **known != *sentences {
+            *known = sentences.into();
+            self.changes.inc();
+        }
+    }
+
+    /// Reads them.
+    pub fn get(&self) -> Arc<[String]> {
+        self.sentences.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often they have changed.
+    pub fn changes(&self) -> u64 {
+        self.changes.get()
     }
 }
 
@@ -188,6 +216,8 @@ pub struct DeviceMetrics {
     pub quarantined: Gauge,
     /// OPC UA: the server's clock minus ours.
     pub clock_offset_ms: Offset,
+    /// OPC UA: how the server differed from the map when it was connected last.
+    pub drift: Facts,
     /// Due times that passed without a request because the bus was still busy.
     pub missed_ticks: Counter,
     /// Values that were bad.

@@ -214,10 +214,14 @@ fn bit(value: &Value, target: &Target) -> Result<Setting, Refusal> {
 
 fn text(value: &Value, target: &Target) -> Result<Raw, Refusal> {
     let Value::Text(text) = value else { return Err(Refusal::NotAText) };
+    // A node's text is as long as it is, and keeps its blanks.
+    if let Place::Node(_) = target.reading.place {
+        return Ok(Raw::Text((&**text).into()));
+    }
     let registers = match &target.reading.place {
         Place::Run { count, .. } => usize::from(*count),
         Place::Scattered { addresses, .. } => addresses.len(),
-        Place::Node(_) => 0,
+        Place::Node(_) => 0, // see above
     };
     let room = if target.reading.decode.chars == Chars::Both { 2 * registers } else { registers };
     if text.len() > room {

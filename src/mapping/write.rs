@@ -40,6 +40,8 @@ pub struct Target {
 /// The function codes that write (Modbus Application Protocol V1.1b3, 6.5, 6.6, 6.11, 6.12, 6.16).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Function {
+    /// OPC UA's Write service (Part 4, 5.11.4), which has no function code.
+    Service = 0,
     /// Write single coil.
     Coil = 5,
     /// Write single register.
@@ -53,7 +55,7 @@ pub enum Function {
 }
 
 impl Function {
-    /// All of them.
+    /// All that have a code.
     pub const ALL: [Self; 5] = [Self::Coil, Self::Register, Self::Coils, Self::Registers, Self::Mask];
 
     /// Its number.
@@ -82,6 +84,7 @@ impl Function {
 impl fmt::Display for Function {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Service => "write",
             Self::Coil => "write single coil",
             Self::Register => "write single register",
             Self::Coils => "write multiple coils",

@@ -203,8 +203,8 @@ impl Pipeline {
 
     async fn refresh_statuses(&mut self) {
         for device in self.devices.values_mut() {
-            let missed = device.plan.metrics.missed_ticks.get();
-            let news = device.ways.iter().any(|way| status::Counts::of(&way.account, missed) != way.told);
+            let metrics = &device.plan.metrics;
+            let news = device.ways.iter().any(|way| status::Counts::of(&way.account, metrics) != way.told);
             if device.state.is_some() && news {
                 tell(&self.identity, &self.routes, device).await;
             }
@@ -222,9 +222,9 @@ impl Pipeline {
 
 /// Publishes a device's status on every route.
 async fn tell(identity: &Identity, routes: &[RouteInput], device: &mut Device) {
-    let missed = device.plan.metrics.missed_ticks.get();
+    let metrics = device.plan.metrics.clone();
     for (route, way) in routes.iter().zip(&mut device.ways).filter(|(_, way)| way.pass != Pass::None) {
-        way.told = status::Counts::of(&way.account, missed);
+        way.told = status::Counts::of(&way.account, &metrics);
         let payload = status::device(&identity.site, &device.plan, device.state, &way.account);
         let message = Message {
             topic: way.status_topic.clone(),

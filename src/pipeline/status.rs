@@ -15,12 +15,18 @@ pub struct Counts {
     violations: u64,
     missed: u64,
     gaps: u64,
+    drift: u64,
 }
 
 impl Counts {
-    /// The counts now, of a route's account and of the device's missed due times.
-    pub fn of(account: &DeviceMetrics, missed: u64) -> Self {
-        Self { violations: account.violations_total(), missed, gaps: account.gap_accounted.get() }
+    /// The counts now, of a route's account, and of the device itself.
+    pub fn of(account: &DeviceMetrics, device: &DeviceMetrics) -> Self {
+        Self {
+            violations: account.violations_total(),
+            missed: device.missed_ticks.get(),
+            gaps: account.gap_accounted.get(),
+            drift: device.drift.changes(),
+        }
     }
 }
 
@@ -58,6 +64,15 @@ pub fn device(site: &str, plan: &DevicePlan, state: Option<DeviceState>, account
     out.push(b'}');
     if let Some(offset) = plan.metrics.clock_offset_ms.get() {
         let _ = write!(Bytes(&mut out), ",\"clock_offset_ms\":{offset}");
+    }
+    let drift = plan.metrics.drift.get();
+    if !drift.is_empty() {
+        out.extend_from_slice(b",\"drift\":[");
+        for (i, sentence) in drift.iter().enumerate() {
+            out.extend_from_slice(if i > 0 { b"," } else { b"" });
+            text(sentence, &mut out);
+        }
+        out.push(b']');
     }
     out.push(b'}');
     out

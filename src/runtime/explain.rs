@@ -154,6 +154,7 @@ impl ExplainedConnection {
             "garbled": metrics.garbled.get(),
             "missed": metrics.missed_ticks.get(),
             "bad_values": metrics.bad_values.get(),
+            "drift": &*metrics.drift.get(),
             "sampled": metrics.sampled.get(),
             "delivered": metrics.delivered.get(),
             "replayed": metrics.replayed.get(),
@@ -187,6 +188,13 @@ impl ExplainedConnection {
         let quarantined = metrics.quarantined.get();
         if quarantined > 0 {
             why.push(format!("it refuses the addresses of {quarantined} values, which are read around and asked for again from time to time"));
+        }
+        let drift = metrics.drift.get();
+        if !drift.is_empty() {
+            why.push(format!(
+                "when it was connected, the server was not as the map says: {}",
+                drift.join("; ")
+            ));
         }
         why
     }
@@ -313,6 +321,23 @@ mod tests {
             "offline"
         );
         assert_eq!(explainer.explain(Some("fan")), Err(vec!["line", "oven", "pump"]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_differs_from_the_map_is_named() {
+        let explainer = explainer();
+        let oven = explainer.connections[0].devices[0].metrics.clone();
+        oven.state.set(1);
+        oven.drift.set(vec!["speed is int32 on the server, not float64".into()]);
+        let told = explainer.explain(Some("oven")).unwrap();
+        let oven = &told["connections"][0]["devices"][0];
+        assert_eq!(
+            oven["why"],
+            json!([
+                "when it was connected, the server was not as the map says: speed is int32 on the server, not float64"
+            ])
+        );
+        assert_eq!(oven["drift"], json!(["speed is int32 on the server, not float64"]));
     }
 
     #[tokio::test(start_paused = true)]

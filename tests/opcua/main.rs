@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod plant;
+mod writes;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -204,4 +205,63 @@ async fn a_server_is_refused_until_its_certificate_is_trusted() {
     pki.distrust(&refused.fingerprint[..16]).unwrap();
     assert!(pki.trusted().unwrap().is_empty());
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn a_heartbeat_tells_a_watched_value_that_stands_still() {
+    let plant = Plant::start(0, &["urn:plant"], None).await;
+    plant.add("urn:plant", "Level", 7i32);
+    plant.add("urn:plant", "Speed", 1i32);
+    let points =
+        "      level: {node: s=Level, deadband: 2, heartbeat: 200ms}\n      speed: {node: s=Speed}\n";
+    let device = format!("    namespace: urn:plant\n    subscribe: 50ms\n    points:\n{points}");
+    let mut watch = Watch::start(&at(plant.address), &device, None);
+    watch.until("level", "7").await;
+    watch.until("speed", "1").await;
+    // Within its deadband nothing is notified; what is read all the same shows where it is by now.
+    plant.set("urn:plant", "Level", 8i32);
+    watch.until("level", "8").await;
+    let (before, start) = (watch.batches, Instant::now());
+    while watch.batches < before + 5 {
+        watch.next().await;
+    }
+    assert!(start.elapsed() > Duration::from_millis(500), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    watch.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_as_the_map_says_is_told_once_per_connect() {
+    let plant = Plant::start(0, &["urn:plant"], None).await;
+    plant.add("urn:plant", "Speed", 1.5f64);
+    plant.add("urn:plant", "Count", 7i32);
+    plant.add("urn:plant", "Temps", vec![1.5f32, 2.5]);
+    plant.add("urn:plant", "Secret", 1i32);
+    plant.lock("urn:plant", "Secret");
+    let points = "      speed: {node: s=Speed, type: float64}\n      count: {node: s=Count, type: float64}\n      \
+                  temps: {node: s=Temps, type: float32}\n      second: {node: s=Temps, member: '[1]', type: float32}\n      \
+                  secret: {node: s=Secret, type: int32}\n      gone: {node: s=Gone, type: int32}\n      \
+                  lost: {node: /Lost, type: int32}\n      any: {node: s=Count}\n";
+    let mut watch = Watch::start(&at(plant.address), &format!("{PRESS}{points}"), None);
+    watch.until("speed", "1.5").await;
+    let expected = [
+        "count is int32 on the server, not float64",
+        "temps is an array on the server, not a single value",
+        "secret may not be read by this user",
+        "gone is not there (BadNodeIdUnknown)",
+        "lost is not there (BadNoMatch)",
+    ];
+    watch.drift_where(|drift| drift == expected).await;
+    assert_eq!(watch.metrics.drift.changes(), 1);
+    // What is there after the next connect is not told any more.
+    let port = plant.kill().await;
+    let again = Plant::start(port, &["urn:plant"], None).await;
+    again.add("urn:plant", "Count", 7.0f64);
+    again.add("urn:plant", "Gone", 1i32);
+    watch.until("count", "7").await;
+    watch
+        .drift_where(|drift| drift.iter().all(|told| !told.starts_with("count") && !told.starts_with("gone")))
+        .await;
+    assert_eq!(watch.metrics.drift.changes(), 2);
+    watch.stop().await;
 }

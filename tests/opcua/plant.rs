@@ -10,15 +10,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use opcua::crypto::SecurityPolicy;
-use opcua::nodes::VariableBuilder;
+use opcua::nodes::{AccessLevel, MethodBuilder, NodeType, VariableBuilder};
 use opcua::server::diagnostics::NamespaceMetadata;
 use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
 use opcua::server::{ANONYMOUS_USER_TOKEN_ID, ServerBuilder, ServerHandle};
-use opcua::types::{DataValue, MessageSecurityMode, NodeId, QualifiedName, Variant};
+use opcua::types::{DataTypeId, DataValue, MessageSecurityMode, NodeId, QualifiedName, StatusCode, Variant};
 use taktbus::config::{self, LoadOptions};
 use taktbus::drivers::Kept;
 use taktbus::mapping::batch::{Batch, DeviceState, Event};
 use taktbus::mapping::transform::evaluate;
+use taktbus::metrics::DeviceMetrics;
 use taktbus::model::value::{Cause, Value};
 use taktbus::runtime::gateway::Gateway;
 use tokio::io::copy_bidirectional;
@@ -105,12 +106,68 @@ impl Plant {
         let (manager, id) = (self.manager(namespace).unwrap(), self.id(namespace, name));
         let value = value.into();
         let data_type = value.data_type().unwrap().node_id;
+        let rank = if matches!(value, Variant::Array(_)) { 1 } else { -1 };
         let browse_name = QualifiedName { namespace_index: id.namespace, name: name.into() };
         VariableBuilder::new(&id, browse_name, name)
             .data_type(data_type)
+            .value_rank(rank)
             .value(value)
             .organized_by(NodeId::objects_folder_id())
             .insert(&mut *manager.address_space().write());
+    }
+
+    /// From now on nobody may read it.
+    pub fn lock(&self, namespace: &str, name: &str) {
+        self.access(namespace, name, AccessLevel::empty());
+    }
+
+    /// From now on everybody may write it.
+    pub fn open(&self, namespace: &str, name: &str) {
+        self.access(namespace, name, AccessLevel::CURRENT_READ | AccessLevel::CURRENT_WRITE);
+    }
+
+    fn access(&self, namespace: &str, name: &str, access: AccessLevel) {
+        let (manager, id) = (self.manager(namespace).unwrap(), self.id(namespace, name));
+        let mut space = manager.address_space().write();
+        let NodeType::Variable(node) = space.find_mut(&id).unwrap() else { panic!("{name} is no variable") };
+        node.set_access_level(access);
+        node.set_user_access_level(access);
+    }
+
+    /// What the server says to writes, which change nothing.
+    pub fn takes(
+        &self,
+        namespace: &str,
+        name: &str,
+        says: impl Fn(DataValue) -> StatusCode + Send + Sync + 'static,
+    ) {
+        let (manager, id) = (self.manager(namespace).unwrap(), self.id(namespace, name));
+        manager.inner().add_write_callback(id, move |value, _| says(value));
+    }
+
+    /// A method of the Objects folder: an Int32 that must not be 0, times a Double.
+    pub fn add_method(&self, namespace: &str, name: &str) {
+        let (manager, id) = (self.manager(namespace).unwrap(), self.id(namespace, name));
+        let inputs = [("count", DataTypeId::Int32).into(), ("factor", DataTypeId::Double).into()];
+        let outputs = [("product", DataTypeId::Double).into()];
+        let property = |of: &str| NodeId::new(id.namespace, format!("{name}.{of}"));
+        let mut space = manager.address_space().write();
+        let browse_name = QualifiedName { namespace_index: id.namespace, name: name.into() };
+        MethodBuilder::new(&id, browse_name, name)
+            .component_of(NodeId::objects_folder_id())
+            .executable(true)
+            .user_executable(true)
+            .input_args(&mut *space, &property("in"), &inputs)
+            .output_args(&mut *space, &property("out"), &outputs)
+            .insert(&mut *space);
+        drop(space);
+        manager.inner().add_method_callback(id, |inputs| match inputs {
+            [Variant::Int32(0), Variant::Double(_)] => Err(StatusCode::BadOutOfRange),
+            [Variant::Int32(count), Variant::Double(factor)] => {
+                Ok(vec![Variant::Double(f64::from(*count) * factor)])
+            }
+            _ => Err(StatusCode::BadInvalidArgument),
+        });
     }
 
     pub fn set(&self, namespace: &str, name: &str, value: impl Into<Variant>) {
@@ -196,6 +253,7 @@ pub struct Watch {
     pub times: BTreeMap<String, String>,
     pub online: bool,
     pub batches: u32,
+    pub metrics: Arc<DeviceMetrics>,
     stop: CancellationToken,
     session: Option<AbortOnDropHandle<()>>,
 }
@@ -209,18 +267,20 @@ impl Watch {
         let loaded = config::load_text("site.yaml", &site, &LoadOptions::default());
         let site = loaded.site.unwrap_or_else(|| panic!("{:#?}", loaded.diagnostics));
         let gateway = Gateway::new(site).unwrap_or_else(|errors| panic!("{errors:?}"));
+        let metrics = gateway.metrics().devices[0].clone();
         let (sender, events) = mpsc::channel(64);
         let stop = CancellationToken::new();
         let kept = Kept { state: state.map(Path::to_path_buf), ..Kept::default() };
         let session = tokio::spawn(gateway.connections()[0].session(&sender, &stop, &kept));
         let session = Some(AbortOnDropHandle::new(session));
         let (values, uncertain, times) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { events, values, uncertain, times, online: false, batches: 0, stop, session }
+        Self { events, values, uncertain, times, online: false, batches: 0, metrics, stop, session }
     }
 
     pub async fn next(&mut self) {
-        match timeout(SOON, self.events.recv()).await.expect("nothing comes").expect("the session has ended")
-        {
+        let event = timeout(SOON, self.events.recv()).await;
+        let event = event.unwrap_or_else(|_| panic!("nothing comes; so far {:?}", self.values));
+        match event.expect("the session has ended") {
             Event::State { state, .. } => self.online = state == DeviceState::Online,
             Event::Batch(batch) => self.take(&batch),
         }
@@ -269,6 +329,16 @@ impl Watch {
         while self.shown(point) != expected {
             assert!(Instant::now() < deadline, "{point} is {} and not {expected}", self.shown(point));
             self.next().await;
+        }
+    }
+
+    /// Waits until the driver has found such differences between the map and the server.
+    pub async fn drift_where(&mut self, is_expected: impl Fn(&[String]) -> bool) {
+        let deadline = Instant::now() + SOON;
+        while !is_expected(&self.metrics.drift.get()) {
+            assert!(Instant::now() < deadline, "{:#?}", self.metrics.drift.get());
+            // Whoever isn't listened to waits.
+            let _ = timeout(Duration::from_millis(20), self.events.recv()).await;
         }
     }
 

@@ -61,6 +61,20 @@ async def main(port, fillers, certificate, key, items):
     await line.add_variable(*name("Temps"), [1.5, 2.5, 3.5], ua.VariantType.Float)
     await line.add_variable(*name("Name"), "press 1", ua.VariantType.String)
     await line.add_variable(*name("Running"), True, ua.VariantType.Boolean)
+    setpoint = await line.add_variable(*name("Setpoint"), 20, ua.VariantType.Int16)
+    await setpoint.set_writable()
+    limits = await line.add_variable(*name("Limits"), [1.5, 2.5], ua.VariantType.Float)
+    await limits.set_writable()
+
+    def scaled(_, count, factor):
+        if count.Value == 0:
+            return ua.StatusCode(ua.StatusCodes.BadOutOfRange)
+        return [ua.Variant(count.Value * factor.Value, ua.VariantType.Double)]
+
+    argument = ua.Argument(Name="count", DataType=ua.NodeId(ua.ObjectIds.Int32), ValueRank=-1)
+    factor = ua.Argument(Name="factor", DataType=ua.NodeId(ua.ObjectIds.Double), ValueRank=-1)
+    product = ua.Argument(Name="product", DataType=ua.NodeId(ua.ObjectIds.Double), ValueRank=-1)
+    await line.add_method(*name("Scaled"), scaled, [argument, factor], [product])
     zone_type, _ = await new_struct(server, namespace, "Zone", [
         new_struct_field("temperature", ua.VariantType.Double),
         new_struct_field("setpoints", ua.VariantType.Float, array=True),

@@ -93,7 +93,7 @@ impl Write {
                     masked(&words(&changed_bits(&decode, setting))?, &words(raw)?).ok_or(wrong)?;
                 (address + offset, Change::Mask { and, or })
             }
-            (Function::Coil | Function::Coils, _) => return Err(wrong),
+            (Function::Coil | Function::Coils | Function::Service, _) => return Err(wrong),
         };
         Ok(Self { unit, address, change })
     }

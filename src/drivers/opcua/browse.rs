@@ -7,9 +7,9 @@ use opcua::types::{
     VariantScalarTypeId,
 };
 
-use super::address::{Address, resolve};
 use super::config::OpcuaConfig;
 use super::link::{Failure, Identity, Link};
+use super::nodes::one;
 use super::services::{OperationLimits, attribute_of};
 use crate::drivers::LinkLost;
 
@@ -123,22 +123,7 @@ impl<'l> Browser<'l> {
 
     async fn start(&self, start: Option<&str>) -> Result<NodeId, LinkLost> {
         let Some(text) = start else { return Ok(NodeId::objects_folder_id()) };
-        match resolve(text, None, &self.namespaces).map_err(|error| LinkLost(error.to_string()))? {
-            Address::Id(id) => Ok(id),
-            Address::Path(path) => {
-                let asked = vec![*path];
-                let results =
-                    self.link.channel().translate(asked, self.link.timeout()).await.map_err(failed)?;
-                let target = results
-                    .into_iter()
-                    .next()
-                    .and_then(|result| result.targets)
-                    .and_then(|all| all.into_iter().next());
-                target
-                    .map(|target| target.target_id.node_id)
-                    .ok_or_else(|| LinkLost(format!("there is no node {text}")))
-            }
-        }
+        one(text, None, &self.namespaces, self.link.channel(), self.link.timeout()).await
     }
 
     /// What is below a node, the last first.
@@ -217,7 +202,7 @@ impl<'l> Browser<'l> {
 }
 
 /// The mapping language's word for a built-in data type.
-fn kind(data_type: &NodeId) -> Option<&'static str> {
+pub(super) fn kind(data_type: &NodeId) -> Option<&'static str> {
     let number = data_type.as_u32().filter(|_| data_type.namespace == 0)?;
     [
         (VariantScalarTypeId::Boolean, "bool"),

@@ -14,6 +14,7 @@ use opcua::types::{
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use super::drift::Inspection;
 use super::gather::{Gather, Gathered};
 use super::link::{Channel, Failure, Identity, Link};
 use super::nodes::Nodes;
@@ -83,6 +84,8 @@ struct Session {
     timeouts: u32,
     /// When to ask again for what is bad, and how long to wait after that.
     retry: (Instant, Duration),
+    /// What of the server is not yet compared with the map.
+    inspection: Option<Inspection>,
 }
 
 /// What is to be done.
@@ -102,6 +105,8 @@ pub enum Due {
     Watch,
     /// What is bad may be good by now.
     Retry,
+    /// Nothing else is due: the server may be compared with the map.
+    Inspect,
 }
 
 impl OpcuaDriver {
@@ -153,9 +158,12 @@ impl OpcuaDriver {
         let nodes =
             Nodes::resolve(&self.devices, &channel, limits, limit, &mut self.told).await.map_err(unusable)?;
         let retry = (Instant::now() + RETRY, RETRY);
-        let mut session = Session { link, limits, nodes, publishing: JoinSet::new(), timeouts: 0, retry };
+        let inspection = Some(Inspection::of(&self.devices, &nodes));
+        let publishing = JoinSet::new();
+        let mut session = Session { link, limits, nodes, publishing, timeouts: 0, retry, inspection };
         self.register(&mut session).await?;
         self.gathers.values_mut().for_each(Gather::forget);
+        self.items.iter_mut().for_each(|item| item.told = None);
         for at in 0..self.subscriptions.len() {
             self.subscriptions[at].is_second = false;
             self.subscribe(&session, at).await.map_err(unusable)?;
@@ -237,7 +245,8 @@ impl OpcuaDriver {
                         } else if code.is_bad() {
                             found.push((ix, Cause::Status(status(code))));
                         } else {
-                            self.items[ix].state = ItemState::Awaited;
+                            let by = self.subscriptions[at].awaits(Instant::now());
+                            self.items[ix].state = ItemState::Awaited(by);
                             self.items[ix].id = Some(result.monitored_item_id);
                         }
                     }
@@ -279,11 +288,15 @@ impl OpcuaDriver {
         session.link.channel().monitor(subscription.id, requests, session.link.timeout()).await
     }
 
-    /// A bad item is told when it is news.
+    /// The server can't watch an item.
     fn is_bad(&mut self, ix: usize, cause: Cause) {
-        let is_known = self.items[ix].state == ItemState::Bad(cause);
         self.items[ix].state = ItemState::Bad(cause);
-        if !is_known {
+        self.tell_bad(ix, cause);
+    }
+
+    /// A bad item is told when it is news.
+    fn tell_bad(&mut self, ix: usize, cause: Cause) {
+        if self.items[ix].told.replace(cause) != Some(cause) {
             self.take(ix, Err(cause), Note::default(), Instant::now());
         }
     }
@@ -468,12 +481,14 @@ impl OpcuaDriver {
         let (device, reading) = (item.device, item.reading);
         let Some(session) = &self.session else { return };
         let quality = session.nodes.quality(&self.devices[device], device, reading, value);
-        // There are servers that watch what does not exist, and say so by a value; it may exist some day.
-        self.items[ix].state = match quality.raw {
-            Err(cause @ Cause::Status(status)) if is_absence(status) => ItemState::Bad(cause),
-            _ => ItemState::Watched,
-        };
-        self.take(ix, quality.raw, quality.note, now);
+        match quality.raw {
+            // There are servers that watch what does not exist, and say so by a value; it may exist some day.
+            Err(cause @ Cause::Status(status)) if is_absence(status) => self.is_bad(ix, cause),
+            raw => {
+                (self.items[ix].state, self.items[ix].told) = (ItemState::Watched, None);
+                self.take(ix, raw, quality.note, now);
+            }
+        }
     }
 
     /// Deletes a subscription and creates it anew: everything in it comes again.
@@ -489,18 +504,14 @@ impl OpcuaDriver {
     async fn watch(&mut self) -> Result<(), LinkLost> {
         let now = Instant::now();
         for at in 0..self.subscriptions.len() {
-            let awaits = self.awaits_first(at);
-            let Some(silence) = self.subscriptions[at].silence(now, awaits) else { continue };
-            let is_second = std::mem::replace(&mut self.subscriptions[at].is_second, true);
-            let has_any =
-                self.subscriptions[at].items.iter().any(|ix| self.items[*ix].state == ItemState::Watched);
+            let Some(silence) = self.subscriptions[at].silence(now) else { continue };
             match silence {
                 Silence::Dead => return Err(LinkLost("the server sends no keep-alives any more".into())),
-                Silence::NoValues | Silence::NoFirstValues if is_second && !has_any => {
-                    return Err(LinkLost("the server sends keep-alives, and no values".into()));
+                // Where others come, or the clock does, the subscription lives.
+                Silence::NoFirstValues if self.lives(at) || !self.misses_first(at, now) => {
+                    self.give_up_awaited(at, now);
                 }
-                Silence::NoFirstValues if has_any => self.give_up_awaited(at),
-                Silence::NoValues if is_second => {
+                Silence::NoValues | Silence::NoFirstValues if self.subscriptions[at].is_second => {
                     return Err(LinkLost("the server sends keep-alives, and no values".into()));
                 }
                 Silence::NoValues | Silence::NoFirstValues => {
@@ -513,18 +524,47 @@ impl OpcuaDriver {
         Ok(())
     }
 
-    /// Nodes that the server has promised to watch and says nothing of, while others come.
-    fn give_up_awaited(&mut self, at: usize) {
-        for ix in self.subscriptions[at].items.clone() {
-            if self.items[ix].state == ItemState::Awaited {
-                self.is_bad(ix, Cause::Timeout);
-            }
-        }
-        self.flush(Instant::now());
+    /// Has any value come in this subscription?
+    fn lives(&self, at: usize) -> bool {
+        let subscription = &self.subscriptions[at];
+        let mut states = subscription.items.iter().map(|ix| self.items[*ix].state);
+        subscription.has_pulsed() || states.any(|state| state == ItemState::Watched)
     }
 
-    fn awaits_first(&self, at: usize) -> bool {
-        self.subscriptions[at].items.iter().any(|ix| self.items[*ix].state == ItemState::Awaited)
+    fn misses_first(&self, at: usize, now: Instant) -> bool {
+        let mut states = self.subscriptions[at].items.iter().map(|ix| self.items[*ix].state);
+        states.any(|state| matches!(state, ItemState::Awaited(by) if by <= now))
+    }
+
+    /// Nodes that the server has promised to watch and says nothing of, while others come: bad, until it does.
+    fn give_up_awaited(&mut self, at: usize, now: Instant) {
+        let mut next: Option<Instant> = None;
+        for ix in self.subscriptions[at].items.clone() {
+            match self.items[ix].state {
+                ItemState::Awaited(by) if by <= now => {
+                    self.items[ix].state = ItemState::Slow;
+                    self.tell_bad(ix, Cause::Timeout);
+                }
+                ItemState::Awaited(by) => next = Some(next.map_or(by, |next| next.min(by))),
+                _ => {}
+            }
+        }
+        self.subscriptions[at].awaits_until(next);
+        self.flush(now);
+    }
+
+    /// Compares a part of the server with the map.
+    async fn inspect(&mut self) -> Result<(), LinkLost> {
+        let Some(session) = &mut self.session else { return Err(gone()) };
+        let Some(inspection) = &mut session.inspection else { return Ok(()) };
+        let (channel, limit) = (session.link.channel(), session.link.timeout());
+        let done = inspection.go_on(&self.devices, channel, session.limits.read, limit).await;
+        if done.map_err(unusable)?
+            && let Some(inspection) = session.inspection.take()
+        {
+            inspection.tell(&self.devices);
+        }
+        Ok(())
     }
 
     /// Asks again for what is bad: the server may have it by now.
@@ -633,10 +673,9 @@ impl Driver for OpcuaDriver {
         if !self.ready.is_empty() || !self.changes.is_empty() {
             return Due::Ready;
         }
-        let silence = (0..self.subscriptions.len())
-            .map(|at| self.subscriptions[at].patience(self.awaits_first(at)))
-            .min();
+        let silence = (0..self.subscriptions.len()).map(|at| self.subscriptions[at].patience()).min();
         let Some(session) = &mut self.session else { return Due::Ready };
+        let inspects = session.inspection.is_some();
         let poll = async {
             loop {
                 match self.schedule.next(Instant::now()) {
@@ -658,6 +697,7 @@ impl Driver for OpcuaDriver {
             () = silent => Due::Watch,
             () = sleep_until(session.retry.0) => Due::Retry,
             due = poll => due,
+            () = std::future::ready(()), if inspects => Due::Inspect,
         }
     }
 
@@ -671,6 +711,7 @@ impl Driver for OpcuaDriver {
             Due::Published(published) => self.published(published).await?,
             Due::Watch => self.watch().await?,
             Due::Retry => self.retry().await?,
+            Due::Inspect => self.inspect().await?,
         }
         Ok(self.ready.pop_front())
     }
@@ -706,6 +747,7 @@ fn items(devices: &[Arc<DevicePlan>]) -> (Vec<Item>, Vec<Duration>) {
                         queue: plan.device.nodes.queue.max(1),
                         targets: Vec::new(),
                         state: ItemState::New,
+                        told: None,
                         id: None,
                     });
                     samplings.push(sampling);
@@ -757,3 +799,7 @@ fn unusable(failure: Failure) -> LinkLost {
 fn gone() -> LinkLost {
     LinkLost("there is no session".into())
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

@@ -11,10 +11,33 @@ use super::link::{Channel, Failure};
 use super::services::OperationLimits;
 use super::types::{Labels, Types};
 use super::values::{Quality, quality, stamp, status};
+use crate::drivers::LinkLost;
 use crate::mapping::compiled::Kind;
 use crate::mapping::device::{DevicePlan, Times};
 use crate::model::place::Place;
 use crate::model::value::{Cause, Raw};
+
+/// The node of one address, for whoever looks at a single one.
+pub async fn one(
+    address: &str,
+    default: Option<&str>,
+    namespaces: &[String],
+    channel: &Channel,
+    limit: Duration,
+) -> Result<NodeId, LinkLost> {
+    match resolve(address, default, namespaces).map_err(|error| LinkLost(error.to_string()))? {
+        Address::Id(id) => Ok(id),
+        Address::Path(path) => {
+            let found = channel.translate(vec![*path], limit).await;
+            let found = found.map_err(|failure| LinkLost(format!("'{address}' is not found: {failure}")))?;
+            let mut targets = found.into_iter().filter_map(|result| result.targets).flatten();
+            let target = targets.find(|target| target.remaining_path_index == u32::MAX);
+            target
+                .map(|target| target.target_id.node_id)
+                .ok_or_else(|| LinkLost(format!("there is no node {address}")))
+        }
+    }
+}
 
 /// By device and reading: the id, or why there is none; and what is known of its type.
 #[derive(Debug, Default)]

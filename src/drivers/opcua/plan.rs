@@ -1,6 +1,6 @@
 //! From a connection's devices to what is read of them together. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::config::OpcuaConfig;
@@ -38,7 +38,7 @@ impl OpcuaPlan {
                 let every = group.every;
                 parts.into_iter().map(move |points| read(&device.map, every, points)).collect::<Vec<_>>()
             };
-            device.groups.iter().flat_map(of_group).collect()
+            device.groups.iter().flat_map(of_group).chain(heartbeats(device)).collect()
         };
         let planned = |device: Device| PlannedDevice { reads: reads(&device), device };
         Self { config, devices: devices.into_iter().map(planned).collect() }
@@ -71,6 +71,23 @@ impl OpcuaPlan {
         }
         Fit { load: 0.0, load_with_a_dead_unit: 0.0, fits: true, reads }
     }
+}
+
+/// What is watched comes when it changes; what has a heartbeat is read besides, as often as that: a value that stands still is then known to
+/// stand still, and is published.
+fn heartbeats(device: &Device) -> Vec<Read> {
+    let mut beating: BTreeMap<Duration, Vec<PointIx>> = BTreeMap::new();
+    let watched = device.groups.iter().filter(|group| matches!(group.every, Every::Changes(_)));
+    for ix in watched.flat_map(|group| &group.points) {
+        let heartbeat = device.map.points[ix.0 as usize].heartbeat;
+        heartbeat.into_iter().for_each(|every| beating.entry(every).or_default().push(*ix));
+    }
+    let mut reads = Vec::new();
+    for (every, points) in beating {
+        let parts = points.chunks(MOST_POINTS);
+        reads.extend(parts.map(|points| read(&device.map, Every::Interval(every), points)));
+    }
+    reads
 }
 
 /// One read of these points: with all that they are computed from.

@@ -6,12 +6,13 @@ use std::time::Duration;
 use opcua::core::{RequestMessage, ResponseMessage};
 use opcua::types::{
     AttributeId, BrowseDescription, BrowseDirection, BrowseNextRequest, BrowsePath, BrowsePathResult,
-    BrowseRequest, CreateMonitoredItemsRequest, CreateSubscriptionRequest, CreateSubscriptionResponse,
-    DataValue, DeleteMonitoredItemsRequest, DeleteSubscriptionsRequest, MonitoredItemCreateRequest,
-    MonitoredItemCreateResult, NodeId, PublishRequest, PublishResponse, QualifiedName, ReadRequest,
-    ReadValueId, ReferenceDescription, ReferenceTypeId, RegisterNodesRequest, RepublishRequest,
-    RepublishResponse, StatusCode, SubscriptionAcknowledgement, TimestampsToReturn,
-    TranslateBrowsePathsToNodeIdsRequest, VariableId, Variant, ViewDescription,
+    BrowseRequest, CallMethodRequest, CallMethodResult, CallRequest, CreateMonitoredItemsRequest,
+    CreateSubscriptionRequest, CreateSubscriptionResponse, DataValue, DeleteMonitoredItemsRequest,
+    DeleteSubscriptionsRequest, MonitoredItemCreateRequest, MonitoredItemCreateResult, NodeId,
+    PublishRequest, PublishResponse, QualifiedName, ReadRequest, ReadValueId, ReferenceDescription,
+    ReferenceTypeId, RegisterNodesRequest, RepublishRequest, RepublishResponse, StatusCode,
+    SubscriptionAcknowledgement, TimestampsToReturn, TranslateBrowsePathsToNodeIdsRequest, VariableId,
+    Variant, ViewDescription, WriteRequest, WriteValue,
 };
 
 use super::link::{Channel, Failure};
@@ -84,6 +85,24 @@ impl Channel {
             nodes_to_read: Some(nodes),
         };
         all(answer!(self.request(request, limit).await, Read)?.results, count)
+    }
+
+    /// Write (Part 4, 5.11.4): what became of each value.
+    pub async fn write(&self, values: Vec<WriteValue>, limit: Duration) -> Result<Vec<StatusCode>, Failure> {
+        let count = values.len();
+        let request = WriteRequest { request_header: self.header(limit), nodes_to_write: Some(values) };
+        all(answer!(self.request(request, limit).await, Write)?.results, count)
+    }
+
+    /// Call (Part 4, 5.12.2), of one method.
+    pub async fn call(
+        &self,
+        method: CallMethodRequest,
+        limit: Duration,
+    ) -> Result<CallMethodResult, Failure> {
+        let request = CallRequest { request_header: self.header(limit), methods_to_call: Some(vec![method]) };
+        let mut results = all(answer!(self.request(request, limit).await, Call)?.results, 1)?;
+        results.pop().ok_or(Failure::Lost(StatusCode::BadUnknownResponse))
     }
 
     /// The URIs of the server's namespaces, by their index.

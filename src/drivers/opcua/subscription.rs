@@ -67,6 +67,8 @@ pub struct Item {
     pub targets: Vec<Target>,
     /// What is known of it in the present session.
     pub state: ItemState,
+    /// Why it was told to be bad, if it was, and no value has come since: said once, not at each try.
+    pub told: Option<Cause>,
     /// The server's number for it in the present subscription.
     pub id: Option<u32>,
 }
@@ -76,8 +78,10 @@ pub struct Item {
 pub enum ItemState {
     /// Nothing yet.
     New,
-    /// The server watches it; its first value has not come.
-    Awaited,
+    /// The server watches it; its first value is to be here by then.
+    Awaited(Instant),
+    /// The server watches it; its first value has not come in time, and may still come: asking again would only begin anew what takes so long.
+    Slow,
     /// Values come.
     Watched,
     /// The server can't, and why.
@@ -101,8 +105,10 @@ pub struct Subscription {
     heard: Instant,
     /// When the server's clock came last, and how often it has come.
     pulse: (Instant, u32),
-    /// The first values of all items are here by then.
-    first_by: Instant,
+    /// The first value of an item comes so soon after it was created.
+    first_within: Duration,
+    /// When to look whether first values are missing; `None`: none is awaited.
+    first_by: Option<Instant>,
     /// It has been made anew since values last came.
     pub is_second: bool,
 }
@@ -114,7 +120,7 @@ pub enum Silence {
     Dead,
     /// Keep-alives came, and no values.
     NoValues,
-    /// Some first values did not come.
+    /// Some first values may not have come in time.
     NoFirstValues,
 }
 
@@ -130,7 +136,8 @@ impl Subscription {
             keep_alive: KEEP_ALIVE,
             heard: now,
             pulse: (now, 0),
-            first_by: now,
+            first_within: Duration::ZERO,
+            first_by: None,
             is_second: false,
         }
     }
@@ -151,7 +158,8 @@ impl Subscription {
         self.keep_alive =
             publishing.saturating_mul(created.revised_max_keep_alive_count.max(1)).min(LIFETIME);
         (self.heard, self.pulse) = (now, (now, 0));
-        self.first_by = now + 2 * publishing.max(self.sampling) + limit + GRACE;
+        self.first_within = 2 * publishing.max(self.sampling) + limit + GRACE;
+        self.first_by = None;
         Ok(())
     }
 
@@ -174,22 +182,38 @@ impl Subscription {
         }
     }
 
+    /// First values are awaited from now on; when the last of them is to be here.
+    pub fn awaits(&mut self, now: Instant) -> Instant {
+        let by = now + self.first_within;
+        self.first_by.get_or_insert(by);
+        by
+    }
+
+    /// What is left of the first values that are awaited: when to look for the next of them.
+    pub fn awaits_until(&mut self, by: Option<Instant>) {
+        self.first_by = by;
+    }
+
+    /// Has the server's clock come?
+    pub fn has_pulsed(&self) -> bool {
+        self.pulse.1 > 0
+    }
+
     /// When to look for a silence.
-    pub fn patience(&self, awaits_first: bool) -> Instant {
+    pub fn patience(&self) -> Instant {
         let dead = self.heard + self.keep_alive.mul_f64(1.5) + GRACE;
-        let first = awaits_first.then_some(self.first_by);
-        [Some(dead), self.pulse_by(), first].into_iter().flatten().min().unwrap_or(dead)
+        [Some(dead), self.pulse_by(), self.first_by].into_iter().flatten().min().unwrap_or(dead)
     }
 
     /// Has a silence lasted too long?
-    pub fn silence(&self, now: Instant, awaits_first: bool) -> Option<Silence> {
+    pub fn silence(&self, now: Instant) -> Option<Silence> {
         if now >= self.heard + self.keep_alive.mul_f64(1.5) + GRACE {
             return Some(Silence::Dead);
         }
         if self.pulse_by().is_some_and(|by| now >= by) {
             return Some(Silence::NoValues);
         }
-        (awaits_first && now >= self.first_by).then_some(Silence::NoFirstValues)
+        self.first_by.is_some_and(|by| now >= by).then_some(Silence::NoFirstValues)
     }
 
     fn pulse_by(&self) -> Option<Instant> {
@@ -293,4 +317,26 @@ pub fn by_sampling(items: impl Iterator<Item = (usize, Duration)>) -> Vec<Subscr
         groups.entry(sampling).or_default().push(item);
     }
     groups.into_iter().map(|(sampling, items)| Subscription::new(sampling, items)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_first_value_has_its_own_time_however_old_the_subscription_is() {
+        let mut subscription = Subscription::new(Duration::from_millis(250), vec![0, 1]);
+        subscription.first_within = Duration::from_secs(3);
+        subscription.keep_alive = Duration::from_secs(600);
+        let start = Instant::now();
+        let first = subscription.awaits(start);
+        assert_eq!(subscription.patience(), first);
+        // Another node is asked for again much later: nothing is missing at once.
+        subscription.awaits_until(None);
+        let late = start + Duration::from_secs(60);
+        let second = subscription.awaits(late);
+        assert_eq!(subscription.silence(late), None);
+        assert_eq!(second, late + Duration::from_secs(3));
+        assert_eq!(subscription.silence(second), Some(Silence::NoFirstValues));
+    }
 }
