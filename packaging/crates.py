@@ -20,7 +20,14 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "armv7-unknown-linux-gnueabihf")
 
 # Licences that every Debian has in /usr/share/common-licenses: named, not repeated.
-COMMON = {"Apache-2.0": ("apache license", "version 2.0"), "MPL-2.0": ("mozilla public license", "2.0")}
+COMMON = {
+    "Apache-2.0": ("apache license", "version 2.0"),
+    "MPL-2.0": ("mozilla public license", "2.0"),
+    "GPL-3": ("gnu general public license", "version 3"),
+}
+# The same inside of a file with more in it.
+APACHE = re.compile(r"^ *Apache License\s+Version 2.0, January 2004.*?END OF TERMS AND CONDITIONS$"
+                    r"(\s+APPENDIX: How to apply.*?limitations under the License\.$)?", re.DOTALL | re.MULTILINE)  # fmt: skip
 LICENCE_FILE = re.compile(r"(licen[cs]e|copying|copyright|notice|unlicense)", re.IGNORECASE)
 
 INTRODUCTION = """\
@@ -38,9 +45,10 @@ contributors, MIT or Apache-2.0) and the crates below, each with the licence tha
 its authors have declared, unchanged. Their sources are at crates.io, where each is
 published under its name and version; the complete list with checksums is the
 bill of materials beside this file (sbom.cdx.json).
-Texts of the Apache License 2.0 and of the Mozilla Public License 2.0
-are not repeated here: on Debian systems they are in
-/usr/share/common-licenses/Apache-2.0 and /usr/share/common-licenses/MPL-2.0.
+Texts of the Apache License 2.0, of the Mozilla Public License 2.0 (crates of which are
+in the program unchanged) and of the GNU General Public License 3 (which one crate
+offers as an alternative to MIT, and which is not made use of) are not repeated here:
+on Debian systems they are in /usr/share/common-licenses.
 """
 
 
@@ -107,7 +115,7 @@ def texts(package):
         if path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")
             if not is_common(text):
-                yield text
+                yield APACHE.sub("[the Apache License 2.0: /usr/share/common-licenses/Apache-2.0]", text)
 
 
 def copyright():
