@@ -59,7 +59,8 @@ fn text(bytes: &[u8]) -> String {
 fn subcommands() -> Vec<String> {
     let help = text(&taktbus(&["--help"]).stdout);
     let listed = help.split_once("Commands:").unwrap().1.split_once("Options:").unwrap().0;
-    let names = listed.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
+    let names =
+        listed.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
     let names: Vec<_> = names.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
     assert!(names.contains(&"run".to_owned()) && names.len() > 10, "{names:?}");
     names.into_iter().filter(|name| name != "help").collect()
@@ -69,7 +70,8 @@ fn subcommands() -> Vec<String> {
 fn options(subcommand: &str) -> Vec<String> {
     let help = text(&taktbus(&[subcommand, "--help"]).stdout);
     let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
-    let words = lines.flat_map(|line| line.split([' ', ',', '[']).take(4).map(str::to_owned).collect::<Vec<_>>());
+    let words =
+        lines.flat_map(|line| line.split([' ', ',', '[']).take(4).map(str::to_owned).collect::<Vec<_>>());
     words.filter(|word| word.starts_with("--")).collect()
 }
 
@@ -167,15 +169,23 @@ fn cross_builds_what_the_packages_are_built_of() {
     let cross = read("Cross.toml");
     let image = read("packaging/Dockerfile.cross");
     let crates = read("packaging/crates.py");
-    let named = |line: &str, key: &str| line.strip_prefix(key).and_then(|rest| rest.strip_suffix(".dockerfile]"));
-    let of_cross: BTreeSet<&str> = cross.lines().filter_map(|line| named(line, "[target.")).map(str::trim).collect();
+    let of_cross: BTreeSet<&str> = cross
+        .lines()
+        .filter_map(|line| line.strip_prefix("[target.")?.strip_suffix(".dockerfile]"))
+        .collect();
     assert_eq!(of_cross, ARCHITECTURES.iter().map(|(_, target)| *target).collect());
     for (architecture, target) in ARCHITECTURES {
-        assert!(script.contains(&format!("[{architecture}]={target}")), "packaging/build-deb builds {architecture}");
+        assert!(
+            script.contains(&format!("[{architecture}]={target}")),
+            "packaging/build-deb builds {architecture}"
+        );
         assert!(crates.contains(&format!("\"{target}\"")), "packaging/crates.py knows {target}");
         let linker = format!("CARGO_TARGET_{}_LINKER=target-cc", target.to_uppercase().replace('-', "_"));
         let compiler = format!("CC_{}=target-cc", target.replace('-', "_"));
-        assert!(image.contains(&linker) && image.contains(&compiler), "the image of cross builds for {target}");
+        assert!(
+            image.contains(&linker) && image.contains(&compiler),
+            "the image of cross builds for {target}"
+        );
     }
     let zigs: Vec<&str> = cross.lines().filter(|line| line.contains("ZIG = ")).collect();
     assert_eq!(zigs.len(), ARCHITECTURES.len());
@@ -205,7 +215,8 @@ fn depends() -> String {
 fn what_is_packaged_is_there_and_the_changelog_has_the_version() {
     let manifest = read("Cargo.toml");
     let assets = manifest.split_once("\nassets = [").unwrap().1.split_once("\n]").unwrap().0;
-    let mut sources: Vec<&str> = assets.lines().filter_map(|line| line.trim().strip_prefix("[\"")?.split('"').next()).collect();
+    let mut sources: Vec<&str> =
+        assets.lines().filter_map(|line| line.trim().strip_prefix("[\"")?.split('"').next()).collect();
     assert!(sources.len() > 8, "{sources:?}");
     sources.retain(|source| !source.starts_with("target/"));
     for source in sources {
