@@ -72,7 +72,7 @@ fn options(subcommand: &str) -> Vec<String> {
     let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
     let words =
         lines.flat_map(|line| line.split([' ', ',', '[']).take(4).map(str::to_owned).collect::<Vec<_>>());
-    words.filter(|word| word.starts_with("--")).collect()
+    words.filter(|word| word.starts_with("--")).map(|word| word.trim_end_matches("...").to_owned()).collect()
 }
 
 #[test]
@@ -137,17 +137,19 @@ fn the_installed_site_file_has_no_findings() {
 /// The commented lines of the installed site file are there to be uncommented, so they must be right too.
 #[test]
 fn its_commented_examples_are_right_too() {
-    let written = read("packaging/etc/gateway.yaml");
+    const KEYS: [&str; 6] = ["line", "bridge", "plc", "oven", "cloud", "api"];
     let mut uncommented = String::new();
-    for line in written.lines() {
-        // An example has its comment sign where two spaces of indentation were: "# line:" was "  line:".
-        let is_example = line.strip_prefix("# ").is_some_and(|rest| {
-            rest.starts_with(' ') || rest.split_once(':').is_some_and(|(key, _)| KEYS.contains(&key))
-        });
-        uncommented.push_str(&if is_example { line.replacen('#', " ", 1) } else { line.to_owned() });
+    let mut in_example = false;
+    for line in read("packaging/etc/gateway.yaml").lines() {
+        // The comment sign of an example stands where its first space of indentation was.
+        let starts = line
+            .strip_prefix("# ")
+            .and_then(|rest| rest.split_once(':'))
+            .is_some_and(|(key, _)| KEYS.contains(&key));
+        in_example = starts || (in_example && line.starts_with("#   "));
+        uncommented.push_str(&if in_example { line.replacen('#', " ", 1) } else { line.to_owned() });
         uncommented.push('\n');
     }
-    const KEYS: [&str; 6] = ["line", "bridge", "plc", "oven", "cloud", "api"];
     let found: Vec<&str> =
         uncommented.lines().filter_map(|line| line.strip_prefix("  ")?.split(':').next()).collect();
     assert!(KEYS.iter().all(|key| found.contains(key)), "{found:?}\n{uncommented}");
