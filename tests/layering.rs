@@ -32,7 +32,7 @@ const STRANGERS: [(&str, &str); 2] = [("pipeline", "drivers"), ("northbound", "d
 const EXCEPTIONS: [(&str, &str); 0] = [];
 
 /// Outside libraries and the folders (or files) below `src/` that may name them.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("calamine", &["interchange/spreadsheet.rs"]),
     ("zip", &["interchange/spreadsheet.rs"]),
     ("csv", &["interchange/sheet.rs", "interchange/export.rs"]),
@@ -47,6 +47,8 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("flate2", &["northbound/http/"]),
     ("crc32fast", &["store/"]),
     ("anyhow", &["cli/", "main.rs"]),
+    ("clap_mangen", &["cli/generate.rs"]),
+    ("clap_complete", &["cli/generate.rs"]),
 ];
 
 /// Who may start tasks: long-lived ones are the runtime's alone. Those of a link end with it: what moves its bytes, and the requests that

@@ -45,6 +45,7 @@ mod demo;
 mod explain;
 mod explain_code;
 mod export;
+mod generate;
 mod import;
 mod live;
 mod logging;
@@ -176,6 +177,9 @@ enum Command {
         #[arg(value_enum)]
         kind: SchemaKind,
     },
+    /// Write the man pages or the shell completions of this command line; for packages
+    #[command(hide = true)]
+    Generate(generate::GenerateArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -350,6 +354,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::ExplainCode { code } => Ok(explain_code::explain_code(code.as_deref())),
         Command::Schema { kind } => check::schema(kind),
         Command::Export(args) => export::export(&args),
+        Command::Generate(args) => generate::generate(&args),
         Command::Import(args) => import::import(args),
         Command::Write(args) => write::write(&args),
         Command::Probe(args) => block_on(probe::probe(args)),

@@ -4,6 +4,7 @@
 //! Requests are answered through tokio-modbus' servers, so that the gateway and what it talks to share no protocol code.
 
 mod line;
+#[cfg_attr(not(feature = "opcua-server"), path = "without_opcua.rs")]
 mod opcua;
 mod server;
 mod unit;
