@@ -233,7 +233,7 @@ fn refusals_for_now_freezes_and_kills_lose_nothing() {
     let device = values::filled(Device::pymodbus("tcp"), 1);
     let mut server = Server::tls(&folder, false);
     let route = tls_route(&folder, &server, "right-ca.pem", ", timeout: 500ms");
-    let mut gateway = Gateway::run(&site(&folder, &device, "50ms", &route));
+    let mut gateway = Gateway::run(&site(&folder, &device, "500ms", &route));
     let mut arrived = Arrived::default();
     arrived.more(10, &mut server);
 

@@ -123,7 +123,7 @@ fn kills_at_any_moment_lose_nothing_that_was_accepted() {
     let (left, gaps) = waiting(&state);
     assert!(gaps.is_empty(), "{gaps:?}");
     assert!(accepted.len() > 100, "{} messages waited at a kill", accepted.len());
-    tap.look(|seen| judge(seen, &left, seed));
+    tap.look(|seen| judge(seen, &accepted, &left, seed));
 }
 
 fn waiting_if_any(state: &Path) -> (BTreeSet<Key>, BTreeSet<Key>) {
@@ -144,18 +144,20 @@ fn delivered(seen: &Seen) -> BTreeSet<Key> {
     acked.filter_map(|publish| key_of(&publish.payload, &publish.topic)).collect()
 }
 
-/// Every sequence number up to the last one that anybody saw was acknowledged by the broker, or waits; the first copies
-/// came in order; all copies are the same.
-fn judge(seen: &Seen, left: &BTreeSet<Key>, seed: u64) {
+/// Every sequence number up to the last one that was accepted or acknowledged by the broker was acknowledged, or waits; the
+/// first copies came in order; all copies are the same.
+fn judge(seen: &Seen, accepted: &BTreeSet<Key>, left: &BTreeSet<Key>, seed: u64) {
     let delivered = delivered(seen);
     let mut highest = BTreeMap::<(String, u64), u64>::new();
+    for (device, epoch, seq) in delivered.iter().chain(accepted) {
+        let top = highest.entry((device.clone(), *epoch)).or_default();
+        *top = (*seq).max(*top);
+    }
     let mut copies = BTreeMap::<Key, &[u8]>::new();
     let mut last = BTreeMap::<(String, u64, bool), u64>::new();
     for publish in &seen.publishes {
         let Some(key) = key_of(&publish.payload, &publish.topic) else { continue };
         let (device, epoch, seq) = key.clone();
-        let top = highest.entry((device.clone(), epoch)).or_default();
-        *top = seq.max(*top);
         if let Some(first) = copies.get(&key) {
             let texts = [*first, &publish.payload[..]].map(String::from_utf8_lossy);
             assert_eq!(texts[0], texts[1], "a copy differs (seed {seed})");
