@@ -183,7 +183,7 @@ impl Source {
         let payload = format!(r#"{{"seq":{seq},"fill":"{}"}}"#, "x".repeat(size));
         let sampled = Sampled {
             device: Arc::clone(&self.device),
-            epoch: 7,
+            epoch: 3,
             seq,
             started: now,
             received: now,
