@@ -26,6 +26,10 @@ impl<D: Disk> Log<D> {
                 return;
             }
         };
+        // What was told before this counts, written or not: positions that are settled may be part of it.
+        for record in self.pending.iter().filter(|record| !matches!(record, Record::Message(_))) {
+            self.ledger.note(record, self.number);
+        }
         let (gaps, ranges, wanted) = self.unsettled_of(oldest);
         for range in ranges.chunks(MOST_RANGES) {
             let settled = Record::Settled(range.to_vec());
@@ -38,7 +42,8 @@ impl<D: Disk> Log<D> {
             .map(|gap| Gap { reason: reason.into(), ..gap })
             .inspect(|gap| self.pending.push_back(Record::GivenUp(None, gap.clone())))
             .collect();
-        tracing::warn!(reason, messages = ranges.len(), "the oldest messages of the store are given up");
+        let messages: u64 = ranges.iter().map(|(from, to)| to - from + 1).sum();
+        tracing::warn!(reason, messages, "the oldest messages of the store are given up");
         if !gaps.is_empty() {
             self.events.push(Event::GivenUp { gaps, messages: wanted });
         }
