@@ -41,6 +41,7 @@ fn append(path: &std::path::Path, settings: &Settings, count: u64) {
             epoch: 1,
             seq: position,
             at: 0,
+            doubted: None,
             late,
             device,
             topic,

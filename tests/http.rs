@@ -197,6 +197,7 @@ impl Route {
                 received: now,
                 encoded: now,
                 deadline: now + budget,
+                doubted: None,
                 late: OnLate::Deliver,
             };
             let payload =

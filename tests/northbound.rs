@@ -189,6 +189,7 @@ impl Source {
             received: now,
             encoded: now,
             deadline: now + self.within,
+            doubted: None,
             late: OnLate::Deliver,
         };
         let kind = Kind::Data(sampled);

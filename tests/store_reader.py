@@ -77,7 +77,8 @@ def read(folder):
         for body in records:
             cursor = Cursor(body)
             kind = cursor.take("B")
-            if kind == 1:
+            if kind in (1, 7):
+                _doubted = [cursor.take(form) for form in "Qq"] if kind == 7 else None
                 position, epoch, seq, _at, _late = (cursor.take(form) for form in "QQQqB")
                 device, topic = cursor.text(), cursor.text()
                 if owner(position) == number:

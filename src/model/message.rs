@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::budget::OnLate;
 use crate::metrics::DeviceMetrics;
+use crate::model::clock::Standing;
 use crate::model::gaps::GapId;
 
 /// A message for one route, ready to be published.
@@ -50,6 +51,8 @@ pub struct Sampled {
     pub encoded: Instant,
     /// `started` plus the budget.
     pub deadline: Instant,
+    /// Where the wall clock stood when its time stamp was made, if that may be wrong.
+    pub doubted: Option<Standing>,
     /// What to do when the deadline passes before the PUBACK.
     pub late: OnLate,
 }

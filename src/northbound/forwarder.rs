@@ -15,6 +15,7 @@ use self::core::Core;
 use super::alarm::Alarm;
 use super::{Sink, SinkEvent};
 use crate::metrics::RouteMetrics;
+use crate::model::clock;
 use crate::model::message::Message;
 use crate::store::{self, Handle, Opened};
 
@@ -110,6 +111,7 @@ pub async fn run<S: Sink>(
     let mut open = true;
     loop {
         let now = Instant::now();
+        core.believed = clock::believed();
         send(&mut core, &mut sink, now);
         if !phase.is_running() {
             sink.flush();

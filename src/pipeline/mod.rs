@@ -17,6 +17,7 @@ use crate::mapping::compiled::PointIx;
 use crate::mapping::device::DevicePlan;
 use crate::mapping::transform::{Sample, evaluate};
 use crate::metrics::DeviceMetrics;
+use crate::model::clock;
 use crate::model::message::{Kind, Message, Sampled};
 use passes::{Pass, Passes};
 use reporting::Reporting;
@@ -185,6 +186,7 @@ impl Pipeline {
                 received: batch.received,
                 encoded: Instant::now(),
                 deadline: started + plan.device.budget.within,
+                doubted: clock::doubted(),
                 late,
             };
             let (topic, payload) = (way.topic.clone(), bytes);

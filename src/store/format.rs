@@ -46,6 +46,8 @@
 //! | 4 | position 8, milliseconds 8 | this one was sent with `"late_ms"` |
 //! | 5 | position 8 (2⁶⁴-1: none), epoch 8, from 8, to 8, device *text*, topic *text*, reason *text* | these sequence numbers will never arrive; the position is settled |
 //! | 6 | epoch 8, from 8, to 8, device *text* | the gap record of these was acknowledged |
+//! | 7 | boot 8, ahead 8, and then as kind 1 | a message whose `at` and time stamp are of a clock that was not synchronised: `ahead` milliseconds ahead of the time since the boot with this number |
+//! | 8 | moved 8, n × (from 8, to 8) | these were, or will be, sent with their time stamp moved by so many milliseconds (-2⁶³: as it is, with `"clock":"unsynced"`) |
 //!
 //! # What it means
 //!
@@ -59,8 +61,9 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 
-use super::Stored;
+use super::{Restamp, Stored};
 use crate::budget::OnLate;
+use crate::model::clock::Standing;
 use crate::model::gaps::{Gap, GapId};
 
 /// The version of this page.
@@ -75,6 +78,7 @@ pub const MOST_BODY: usize = 1 << 20;
 pub const FRAME: usize = 8;
 const MAGIC: &[u8; 8] = b"taktlog\n";
 const NO_POSITION: u64 = u64::MAX;
+const NOT_MOVED: i64 = i64::MIN;
 
 /// The name of the file that becomes the next segment.
 pub const SPARE: &str = "spare";
@@ -163,6 +167,8 @@ pub enum Record {
     GivenUp(Option<u64>, Gap),
     /// A gap record was acknowledged.
     GapPublished(GapId),
+    /// What became of these positions' time stamps.
+    Restamped(Restamp, Vec<(u64, u64)>),
 }
 
 impl Record {
@@ -170,8 +176,15 @@ impl Record {
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Message(stored) => {
-                out.put_u8(1);
-                let Stored { position, epoch, seq, at, late, device, topic, payload } = stored;
+                let Stored { position, epoch, seq, at, doubted, late, device, topic, payload } = stored;
+                match doubted {
+                    None => out.put_u8(1),
+                    Some(Standing { boot, ahead }) => {
+                        out.put_u8(7);
+                        out.put_u64_le(*boot);
+                        out.put_i64_le(*ahead);
+                    }
+                }
                 [*position, *epoch, *seq].into_iter().for_each(|number| out.put_u64_le(number));
                 out.put_i64_le(*at);
                 out.put_u8(match late {
@@ -183,8 +196,14 @@ impl Record {
                 put_text(out, topic);
                 out.extend_from_slice(payload);
             }
-            Self::Settled(ranges) => put_ranges(out, 2, ranges),
-            Self::Replayed(ranges) => put_ranges(out, 3, ranges),
+            Self::Settled(ranges) => {
+                out.put_u8(2);
+                put_ranges(out, ranges);
+            }
+            Self::Replayed(ranges) => {
+                out.put_u8(3);
+                put_ranges(out, ranges);
+            }
             Self::Late(position, millis) => {
                 out.put_u8(4);
                 out.put_u64_le(*position);
@@ -201,6 +220,14 @@ impl Record {
                 out.put_u8(6);
                 put_gap(out, id);
             }
+            Self::Restamped(stamp, ranges) => {
+                out.put_u8(8);
+                out.put_i64_le(match stamp {
+                    Restamp::Unsynced => NOT_MOVED,
+                    Restamp::Moved(by) => *by,
+                });
+                put_ranges(out, ranges);
+            }
         }
     }
 
@@ -209,7 +236,11 @@ impl Record {
         let mut rest = body;
         let kind = rest.try_get_u8().ok()?;
         let record = match kind {
-            1 => {
+            1 | 7 => {
+                let doubted = match kind {
+                    1 => None,
+                    _ => Some(Standing { boot: u64_of(&mut rest)?, ahead: rest.try_get_i64_le().ok()? }),
+                };
                 let [position, epoch, seq] = [u64_of(&mut rest)?, u64_of(&mut rest)?, u64_of(&mut rest)?];
                 let at = rest.try_get_i64_le().ok()?;
                 let late = match rest.try_get_u8().ok()? {
@@ -220,7 +251,7 @@ impl Record {
                 };
                 let (device, topic) = (text_of(&mut rest)?, text_of(&mut rest)?);
                 let payload = Bytes::copy_from_slice(std::mem::take(&mut rest));
-                Self::Message(Stored { position, epoch, seq, at, late, device, topic, payload })
+                Self::Message(Stored { position, epoch, seq, at, doubted, late, device, topic, payload })
             }
             2 => Self::Settled(ranges_of(&mut rest)?),
             3 => Self::Replayed(ranges_of(&mut rest)?),
@@ -232,6 +263,13 @@ impl Record {
                 Self::GivenUp(position, Gap { id, topic, reason: reason.to_string().into() })
             }
             6 => Self::GapPublished(gap_of(&mut rest)?),
+            8 => {
+                let stamp = match rest.try_get_i64_le().ok()? {
+                    NOT_MOVED => Restamp::Unsynced,
+                    by => Restamp::Moved(by),
+                };
+                Self::Restamped(stamp, ranges_of(&mut rest)?)
+            }
             _ => return None,
         };
         rest.is_empty().then_some(record)
@@ -264,8 +302,7 @@ fn u64_of(rest: &mut &[u8]) -> Option<u64> {
     rest.try_get_u64_le().ok()
 }
 
-fn put_ranges(out: &mut Vec<u8>, kind: u8, ranges: &[(u64, u64)]) {
-    out.put_u8(kind);
+fn put_ranges(out: &mut Vec<u8>, ranges: &[(u64, u64)]) {
     for (from, to) in ranges {
         out.put_u64_le(*from);
         out.put_u64_le(*to);
@@ -335,12 +372,13 @@ mod tests {
 
     pub fn record() -> impl Strategy<Value = Record> {
         let late = prop_oneof![Just(OnLate::Deliver), Just(OnLate::Drop), Just(OnLate::Store)];
-        let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<i64>());
+        let standing = (any::<u64>(), any::<i64>()).prop_map(|(boot, ahead)| Standing { boot, ahead });
+        let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<i64>(), prop::option::of(standing));
         let payload = prop::collection::vec(any::<u8>(), 0..300);
         let message = (numbers, late, text(), text(), payload).prop_map(
-            |((position, epoch, seq, at), late, device, topic, payload)| {
+            |((position, epoch, seq, at, doubted), late, device, topic, payload)| {
                 let payload = payload.into();
-                Record::Message(Stored { position, epoch, seq, at, late, device, topic, payload })
+                Record::Message(Stored { position, epoch, seq, at, doubted, late, device, topic, payload })
             },
         );
         let ranges = || prop::collection::vec(any::<(u64, u64)>(), 0..20);
@@ -356,6 +394,9 @@ mod tests {
             any::<(u64, u64)>().prop_map(|(position, millis)| Record::Late(position, millis)),
             (prop::option::of(0..u64::MAX), gap).prop_map(|(position, gap)| Record::GivenUp(position, gap)),
             gap_id().prop_map(Record::GapPublished),
+            ranges().prop_map(|ranges| Record::Restamped(Restamp::Unsynced, ranges)),
+            (-i64::MAX..=i64::MAX, ranges())
+                .prop_map(|(by, ranges)| Record::Restamped(Restamp::Moved(by), ranges)),
         ]
     }
 

@@ -4,8 +4,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::Marks;
 use super::format::Record;
+use super::{Marks, Restamp};
+use crate::model::clock::Standing;
 use crate::model::gaps::Gaps;
 
 /// It's in the store.
@@ -22,6 +23,7 @@ const WANTED: u8 = 8;
 pub(super) struct Ledger {
     segments: VecDeque<Segment>,
     late: BTreeMap<u64, u64>,
+    stamps: BTreeMap<u64, Restamp>,
     /// Gaps whose records were not acknowledged.
     pub gaps: Gaps,
 }
@@ -35,6 +37,8 @@ pub(super) struct Segment {
     pub first: u64,
     /// When its newest message was admitted.
     pub newest: Option<i64>,
+    /// The same of its newest one of a clock that may have been wrong, and where that stood.
+    pub newest_doubted: Option<(i64, Standing)>,
     /// How many of its messages are present and not settled.
     pub unsettled: usize,
     states: Vec<u8>,
@@ -50,7 +54,8 @@ impl Segment {
 impl Ledger {
     /// A segment is begun: it decides of everything from `first` on.
     pub fn begin(&mut self, number: u64, first: u64) {
-        let mut segment = Segment { number, first, newest: None, unsettled: 0, states: Vec::new() };
+        let mut segment =
+            Segment { number, first, newest: None, newest_doubted: None, unsettled: 0, states: Vec::new() };
         if let Some(last) = self.segments.back_mut()
             && last.end() > first
         {
@@ -72,6 +77,7 @@ impl Ledger {
     pub fn forget_oldest(&mut self) -> Option<Segment> {
         let gone = self.segments.pop_front()?;
         self.late = self.late.split_off(&gone.end());
+        self.stamps = self.stamps.split_off(&gone.end());
         Some(gone)
     }
 
@@ -92,7 +98,10 @@ impl Ledger {
                     segment.unsettled += 1;
                 }
                 *state |= PRESENT;
-                segment.newest = segment.newest.max(Some(stored.at));
+                match stored.doubted {
+                    None => segment.newest = segment.newest.max(Some(stored.at)),
+                    Some(standing) => segment.newest_doubted = Some((stored.at, standing)),
+                }
             }
             Record::Settled(ranges) => ranges.iter().for_each(|(from, to)| self.settle(*from, *to)),
             Record::Replayed(ranges) => ranges.iter().for_each(|(from, to)| self.set(*from, *to, REPLAYED)),
@@ -108,6 +117,16 @@ impl Ledger {
                 }
             }
             Record::GapPublished(id) => self.gaps.remove(id),
+            Record::Restamped(stamp, ranges) => {
+                let mut unsettled = Vec::new();
+                for (from, to) in ranges {
+                    self.for_each(*from, *to, |segment, range| {
+                        let there = |index: &usize| segment.states[*index] & (PRESENT | SETTLED) == PRESENT;
+                        unsettled.extend(range.filter(there).map(|index| segment.first + index as u64));
+                    });
+                }
+                self.stamps.extend(unsettled.into_iter().map(|position| (position, *stamp)));
+            }
         }
     }
 
@@ -155,7 +174,8 @@ impl Ledger {
     /// How it is sent.
     pub fn marks(&self, position: u64) -> Marks {
         let replayed = self.state(position) & REPLAYED != 0;
-        Marks { replayed, late_ms: self.late.get(&position).copied().filter(|_| !replayed) }
+        let late_ms = self.late.get(&position).copied().filter(|_| !replayed);
+        Marks { replayed, late_ms, stamp: self.stamps.get(&position).copied() }
     }
 
     /// The first position from `position` on that is to be read, and its segment's number.
@@ -184,10 +204,8 @@ impl Ledger {
             }
             segment.unsettled -= settled;
         });
-        if !self.late.is_empty() {
-            let behind = self.late.split_off(&from);
-            self.late.extend(behind.into_iter().filter(|(position, _)| *position > to));
-        }
+        drop_range(&mut self.late, from, to);
+        drop_range(&mut self.stamps, from, to);
     }
 
     fn set(&mut self, from: u64, to: u64, bits: u8) {
@@ -218,5 +236,12 @@ impl Ledger {
     fn segment(&mut self, position: u64) -> Option<&mut Segment> {
         let index = self.segments.partition_point(|segment| segment.first <= position);
         self.segments.get_mut(index.checked_sub(1)?)
+    }
+}
+
+fn drop_range<T>(of: &mut BTreeMap<u64, T>, from: u64, to: u64) {
+    if !of.is_empty() {
+        let behind = of.split_off(&from);
+        of.extend(behind.into_iter().filter(|(position, _)| *position > to));
     }
 }

@@ -18,10 +18,10 @@ use super::disk::{Disk, DiskFile};
 use super::format::{self, BLOCK, FRAME, HEADER, Header, MOST_BODY, MOST_RANGES, NoHeader, Record};
 use super::ledger::Ledger;
 use super::segment::{Reader, header};
-use super::{Event, Op, Settings, StoreError};
+use super::{Event, Op, Restamp, Settings, StoreError};
 use crate::metrics::RouteMetrics;
+use crate::model::clock;
 use crate::model::gaps::Gap;
-use crate::model::time::Stamp;
 use holes::Holes;
 
 mod holes;
@@ -84,6 +84,8 @@ pub struct Log<D: Disk> {
     read_from: u64,
     /// Why nothing is written, and when it's tried again.
     failing: Option<(String, Instant)>,
+    /// One segment more than there may be is there for the records of what is given up.
+    is_overdrawn: bool,
     /// The forwarder was asked to give up what it has up to here.
     shedding: Option<(u64, &'static str)>,
     events: Vec<Event>,
@@ -126,6 +128,7 @@ impl<D: Disk> Log<D> {
             reading: None,
             read_from: 0,
             failing: None,
+            is_overdrawn: false,
             shedding: None,
             events: Vec::new(),
         };
@@ -162,6 +165,9 @@ impl<D: Disk> Log<D> {
                 self.add_range(position, position, true);
             }
             Op::Marked(position, marks) => {
+                if let Some(stamp) = marks.stamp {
+                    self.add_restamped(position, stamp);
+                }
                 if marks.replayed {
                     self.add_range(position, position, true);
                 } else if let Some(late) = marks.late_ms {
@@ -256,6 +262,20 @@ impl<D: Disk> Log<D> {
         }
     }
 
+    fn add_restamped(&mut self, position: u64, stamp: Restamp) {
+        let ranges = match self.pending.back_mut() {
+            Some(Record::Restamped(last, ranges)) if *last == stamp && ranges.len() < MOST_RANGES => ranges,
+            _ => {
+                self.pending.push_back(Record::Restamped(stamp, vec![(position, position)]));
+                return;
+            }
+        };
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == position => *last = position,
+            _ => ranges.push((position, position)),
+        }
+    }
+
     /// Writes everything that waits.
     fn write(&mut self) -> io::Result<()> {
         let mut out = Vec::new();
@@ -335,13 +355,15 @@ impl<D: Disk> Log<D> {
         let files = self.ledger.segments().len() as u64 + 1;
         let mut file = match self.spare.take() {
             Some(file) => file,
-            None if files > self.most_segments() + GRACE => return Err(io::ErrorKind::StorageFull.into()),
+            None if files > self.most_segments() + GRACE + u64::from(self.is_overdrawn) => {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             None => self.disk.create(format::SPARE, size)?,
         };
         let number = self.number + 1;
         let waiting = self.unsynced.iter().chain(&self.pending);
         let first = waiting.filter_map(position).min().unwrap_or(self.next);
-        let header = Header { number, first, epoch: self.epoch, at: Stamp::now().unix_millis() };
+        let header = Header { number, first, epoch: self.epoch, at: clock::steady_millis() };
         file.write_at(&header.encode(), 0)?;
         file.sync()?;
         self.disk.rename(format::SPARE, &format::name(number))?;
@@ -380,13 +402,10 @@ impl<D: Disk> Log<D> {
             self.remove_oldest()?;
         }
         if let Some(oldest) = self.ledger.segments().front()
-            && let Some(newest) = oldest.newest
+            && let (Some(age), Some(most)) = (shed::age(oldest), self.settings.age)
+            && u128::try_from(age).is_ok_and(|age| age > most.as_millis())
         {
-            let age = Stamp::now().unix_millis().saturating_sub(newest);
-            let most = self.settings.age.map(|most| most.as_millis());
-            if most.is_some_and(|most| u128::try_from(age).is_ok_and(|age| age > most)) {
-                self.ask_to_shed("store: too old");
-            }
+            self.ask_to_shed("store: too old");
         }
         self.make_spare();
         Ok(())

@@ -28,7 +28,17 @@ fn message(position: u64, epoch: u64, device: u64, seq: u64, length: usize) -> S
     let payload =
         format!(r#"{{"device":"{device}","epoch":{epoch},"seq":{seq},"fill":"{}"}}"#, "x".repeat(length));
     let topic = format!("t/{device}").into();
-    Stored { position, epoch, seq, at: 1_000, late: OnLate::Deliver, device, topic, payload: payload.into() }
+    Stored {
+        position,
+        epoch,
+        seq,
+        at: 1_000,
+        doubted: None,
+        late: OnLate::Deliver,
+        device,
+        topic,
+        payload: payload.into(),
+    }
 }
 
 /// What a forwarder would have done, and what it must get back.
@@ -405,7 +415,11 @@ fn what_was_released_comes_back_in_order_with_its_marks() {
     for position in [3, 4, 8] {
         model.log.apply(Op::Released(position));
     }
-    model.log.apply(Op::Marked(5, Marks { replayed: false, late_ms: Some(42) }));
+    model.log.apply(Op::Marked(5, Marks { late_ms: Some(42), ..Marks::default() }));
+    let stamps = [(6, Restamp::Unsynced), (7, Restamp::Moved(-3)), (9, Restamp::Unsynced)];
+    for (position, stamp) in stamps {
+        model.log.apply(Op::Marked(position, Marks { stamp: Some(stamp), ..Marks::default() }));
+    }
     model.log.apply(Op::Settled(0, 2));
     model.read_all();
     assert_eq!(model.handed.iter().map(|stored| stored.position).collect::<Vec<_>>(), [3, 4, 8]);
@@ -422,11 +436,11 @@ fn what_was_released_comes_back_in_order_with_its_marks() {
         Event::Block { messages, .. } => Some(messages),
         _ => None,
     });
-    let marks: Vec<(u64, bool, Option<u64>)> = block
-        .unwrap()
-        .iter()
-        .map(|(stored, marks)| (stored.position, marks.replayed, marks.late_ms))
-        .collect();
+    let block = block.unwrap();
+    let stamped = block.iter().filter_map(|(stored, marks)| Some((stored.position, marks.stamp?)));
+    assert!(stamped.eq(stamps));
+    let marks: Vec<(u64, bool, Option<u64>)> =
+        block.iter().map(|(stored, marks)| (stored.position, marks.replayed, marks.late_ms)).collect();
     let plain = |position| (position, false, None);
     let replayed = |position| (position, true, None);
     assert_eq!(

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::budget::OnLate;
+use crate::model::clock::Standing;
 use crate::model::gaps::{Gap, GapId};
 
 pub mod disk;
@@ -88,6 +89,8 @@ pub struct Stored {
     pub seq: u64,
     /// When it was admitted: milliseconds since 1970-01-01T00:00:00Z by the clock of then.
     pub at: i64,
+    /// Where that clock stood, if it may have been wrong.
+    pub doubted: Option<Standing>,
     /// What becomes of it when it's late.
     pub late: OnLate,
     /// The device.
@@ -105,6 +108,17 @@ pub struct Marks {
     pub replayed: bool,
     /// With `"late_ms"`.
     pub late_ms: Option<u64>,
+    /// What became of a time stamp that may be wrong, once that's decided.
+    pub stamp: Option<Restamp>,
+}
+
+/// What becomes of a time stamp that may be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restamp {
+    /// It's sent as it is, with `"clock":"unsynced"`.
+    Unsynced,
+    /// It's sent moved by so many milliseconds.
+    Moved(i64),
 }
 
 /// What the forwarder tells its store.

@@ -29,6 +29,7 @@ use super::status::Statuses;
 use super::{Settings, Summary};
 use crate::budget::OnLate;
 use crate::metrics::{DeviceMetrics, RouteMetrics};
+use crate::model::clock::Standing;
 use crate::model::gaps::{Gap, GapId, Gaps, Reason};
 use crate::model::message::{Kind, Message, Sampled};
 use crate::northbound::Token;
@@ -59,6 +60,8 @@ pub(super) struct Core {
     replaying: usize,
     /// The gateway ends: what is safe in the store waits for the next run.
     is_ending: bool,
+    /// Where the wall clock stands, if it's right.
+    pub believed: Option<Standing>,
     /// Counts messages of earlier runs: they are no part of this run's account.
     former: HashMap<Arc<str>, Arc<DeviceMetrics>>,
 }
@@ -93,6 +96,7 @@ impl Core {
             in_flight: BTreeMap::new(),
             replaying: 0,
             is_ending: false,
+            believed: None,
             former: HashMap::new(),
         }
     }
@@ -237,6 +241,7 @@ impl Core {
             received: now,
             encoded: now,
             deadline: now,
+            doubted: stored.doubted,
             late: stored.late,
         };
         let Stored { topic, payload, position, .. } = stored;
@@ -296,7 +301,7 @@ impl Core {
         self.expire(now);
         let mut entry = self.take(window, now)?;
         self.account.offered(&mut entry, now);
-        let (payload, marks) = entry.payload(now);
+        let (payload, marks) = entry.payload(now, self.believed);
         if let (Some(position), Some(marks)) = (entry.position, marks) {
             self.shelf.marked(position, marks);
         }
@@ -410,7 +415,7 @@ impl Core {
         }
         if let Some(position) = entry.position.filter(|_| entry.marks.is_none() && entry.sent.is_none()) {
             // The store is to know it before it leaves.
-            let marks = Marks { replayed: true, late_ms: None };
+            let marks = Marks { replayed: true, ..Marks::default() };
             self.shelf.marked(position, marks);
             entry.marks = Some(marks);
         }

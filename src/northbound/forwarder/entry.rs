@@ -6,12 +6,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::budget::{OnLate, Spent, expired};
+use crate::model::clock::Standing;
 use crate::model::message::{Kind, Message, Sampled};
-use crate::store::Marks;
+use crate::model::time::Stamp;
+use crate::store::{Marks, Restamp};
 
 /// What an entry costs besides its payload and topic: the message, the map nodes that hold it, the allocations'
 /// own headers. Measured as `size_of::<Entry>()` plus a third for half-filled nodes, rounded up.
-pub(super) const ENTRY_OVERHEAD: usize = 480;
+pub(super) const ENTRY_OVERHEAD: usize = 528;
 
 /// A message that the forwarder owns.
 #[derive(Debug)]
@@ -83,16 +85,23 @@ impl Entry {
         self.message.payload.len() + self.message.topic.len() + ENTRY_OVERHEAD
     }
 
-    /// What to send: the first time with the marks that are true `now`, and then always the same bytes. Says with which marks, if
-    /// they are new and any.
-    pub fn payload(&mut self, now: Instant) -> (Bytes, Option<Marks>) {
+    /// What to send: the first time with the marks that are true `now`, by what is `believed` of the clock, and then always the same
+    /// bytes. Says with which marks, if they are new and any.
+    pub fn payload(&mut self, now: Instant, believed: Option<Standing>) -> (Bytes, Option<Marks>) {
         if let Some(sent) = &self.sent {
             return (sent.clone(), None);
         }
-        let (marks, is_new) = match self.marks {
+        let (mut marks, mut is_new) = match self.marks {
             Some(marks) => (marks, false),
             None => (self.marks_at(now), true),
         };
+        if let Some(doubted) = self.sampled().and_then(|sampled| sampled.doubted)
+            && marks.stamp.is_none()
+        {
+            let behind = believed.and_then(|right| doubted.behind(right));
+            marks.stamp = Some(behind.map_or(Restamp::Unsynced, Restamp::Moved));
+            is_new = true;
+        }
         let payload = match marks == Marks::default() {
             true => self.message.payload.clone(),
             false => marked(&self.message.payload, marks),
@@ -106,18 +115,25 @@ impl Entry {
         let late =
             self.sampled().filter(|s| !self.replayed && expired(s.deadline, now)).map(|s| now - s.deadline);
         let late_ms = late.map(|late| u64::try_from(late.as_millis()).unwrap_or(u64::MAX));
-        Marks { replayed: self.replayed, late_ms }
+        Marks { replayed: self.replayed, late_ms, stamp: None }
     }
 }
 
-/// The payload with `,"late_ms":MILLISECONDS` or `,"replayed":true` before its last brace; untouched when it has none.
+/// The payload with its time stamp put right, and `,"late_ms":MILLISECONDS`, `,"replayed":true` or `,"clock":"unsynced"` before its
+/// last brace; untouched when it has none.
 fn marked(payload: &Bytes, marks: Marks) -> Bytes {
+    let moved = match marks.stamp {
+        Some(Restamp::Moved(by)) => moved(payload, by),
+        _ => None,
+    };
+    let payload = moved.as_ref().unwrap_or(payload);
     let Some(body) = payload.strip_suffix(b"}") else { return payload.clone() };
     let late = marks.late_ms.map(|late| format!("\"late_ms\":{late}"));
     let replayed = marks.replayed.then(|| "\"replayed\":true".to_string());
     let mut out = BytesMut::with_capacity(payload.len() + 48);
     out.put_slice(body);
-    for mark in late.iter().chain(&replayed) {
+    let unsynced = (marks.stamp == Some(Restamp::Unsynced)).then(|| "\"clock\":\"unsynced\"".to_string());
+    for mark in late.iter().chain(&replayed).chain(&unsynced) {
         if out.len() > 1 {
             out.put_u8(b',');
         }
@@ -125,6 +141,20 @@ fn marked(payload: &Bytes, marks: Marks) -> Bytes {
     }
     out.put_u8(b'}');
     out.freeze()
+}
+
+/// The payload with its `"ts"` moved by so many milliseconds. The first is the message's own: what is before it are the names of site and
+/// device, and a text in JSON has no bare quotation mark.
+fn moved(payload: &Bytes, by: i64) -> Option<Bytes> {
+    const KEY: &[u8] = b",\"ts\":\"";
+    let start = payload.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
+    let length = payload[start..].iter().position(|byte| *byte == b'"')?;
+    let stamp = Stamp::parse(std::str::from_utf8(&payload[start..start + length]).ok()?)?;
+    let mut out = BytesMut::with_capacity(payload.len() + 8);
+    out.put_slice(&payload[..start]);
+    out.put_slice(Stamp::from_unix_millis(stamp.unix_millis().saturating_add(by)).to_string().as_bytes());
+    out.put_slice(&payload[start + length..]);
+    Some(out.freeze())
 }
 
 /// When a message passed which stage.
@@ -175,10 +205,26 @@ mod tests {
     #[test]
     fn marks_go_before_the_last_brace() {
         let payload = Bytes::from_static(b"{\"a\":{}}");
-        let late = Marks { late_ms: Some(120), replayed: false };
-        let replayed = Marks { late_ms: None, replayed: true };
+        let late = Marks { late_ms: Some(120), ..Marks::default() };
+        let replayed = Marks { replayed: true, ..Marks::default() };
         assert_eq!(marked(&payload, late), "{\"a\":{},\"late_ms\":120}");
         assert_eq!(marked(&payload, replayed), "{\"a\":{},\"replayed\":true}");
+        assert_eq!(marked(&Bytes::from_static(b"{}"), replayed), "{\"replayed\":true}");
+    }
+
+    #[test]
+    fn a_time_stamp_that_was_wrong_is_put_right_or_marked() {
+        let payload = Bytes::from_static(
+            br#"{"site":"a\",\"ts\":\"","device":"d","ts":"1970-01-01T00:00:01.500Z","times":{"p":"2020"}}"#,
+        );
+        let replayed =
+            Marks { replayed: true, stamp: Some(Restamp::Moved(1_763_812_800_000)), ..Marks::default() };
+        assert_eq!(
+            marked(&payload, replayed),
+            &br#"{"site":"a\",\"ts\":\"","device":"d","ts":"2025-11-22T12:00:01.500Z","times":{"p":"2020"},"replayed":true}"#[..]
+        );
+        let unsynced = Marks { stamp: Some(Restamp::Unsynced), ..Marks::default() };
+        assert!(marked(&payload, unsynced).ends_with(br#""times":{"p":"2020"},"clock":"unsynced"}"#));
         assert_eq!(marked(&Bytes::from_static(b"{}"), replayed), "{\"replayed\":true}");
     }
 

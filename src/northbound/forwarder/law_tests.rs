@@ -196,6 +196,7 @@ fn data(device: &Arc<DeviceMetrics>, seq: u64, started: Instant, late: OnLate) -
             received: started,
             encoded: started,
             deadline: started + BUDGET,
+            doubted: None,
             late,
         }),
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::Durability;
 use super::entry::Entry;
 use crate::budget::OnLate;
+use crate::model::clock;
 use crate::model::message::Message;
-use crate::model::time::Stamp;
 use crate::store::format::MOST_BODY;
 use crate::store::{Marks, Op, Opened, Stored};
 
@@ -187,7 +187,8 @@ pub(super) fn stored(message: &Message, position: u64) -> Option<Stored> {
         position,
         epoch: sampled.epoch,
         seq: sampled.seq,
-        at: Stamp::now().unix_millis(),
+        at: clock::steady_millis(),
+        doubted: sampled.doubted,
         late: sampled.late,
         device: Arc::clone(&sampled.device.name),
         topic: Arc::clone(&message.topic),

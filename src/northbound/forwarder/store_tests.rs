@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Durability, Settings, run};
 use crate::budget::OnLate;
 use crate::metrics::{DeviceMetrics, RouteMetrics};
+use crate::model::clock::{self, Standing};
 use crate::model::message::{Kind, Message, Sampled};
 use crate::northbound::{Refused, Sink, SinkEvent, Token};
 use crate::store::memory::Memory;
@@ -170,8 +171,14 @@ impl World {
             let (seq, late) = (seqs[*which], POLICIES[*which]);
             seqs[*which] += 1;
             let fill = "x".repeat(self.fill);
-            let payload =
-                format!(r#"{{"device":"{}","epoch":{epoch},"seq":{seq},"fill":"{fill}"}}"#, device.name);
+            // Stamps of an hour ago: some can be put right, some never.
+            let boot = if seq % 2 == 0 { clock::boot() } else { 1 };
+            let ahead = clock::believed().unwrap().ahead - 3_600_000;
+            let doubted = (seq % 5 < 2).then_some(Standing { boot, ahead });
+            let payload = format!(
+                r#"{{"device":"{}","ts":"2026-01-01T00:00:00.000Z","epoch":{epoch},"seq":{seq},"fill":"{fill}"}}"#,
+                device.name
+            );
             self.made.insert((device.name.to_string(), epoch, seq), Made { at: now, late });
             let sampled = Sampled {
                 device,
@@ -181,6 +188,7 @@ impl World {
                 received: now,
                 encoded: now,
                 deadline: now + BUDGET,
+                doubted,
                 late,
             };
             let topic = format!("t/d{which}").into();
@@ -246,6 +254,10 @@ impl World {
                 continue;
             }
             copies.insert(key.clone(), payload.clone());
+            let (of_another_boot, was_wrong) = (seq % 2 == 1, seq % 5 < 2);
+            let hour = if was_wrong && !of_another_boot { 1 } else { 0 };
+            assert_eq!(json["ts"], format!("2026-01-01T0{hour}:00:00.000Z"));
+            assert_eq!(json.get("clock").is_some(), was_wrong && of_another_boot);
             let replayed = json.get("replayed").is_some();
             assert!(!(made.late == OnLate::Drop && replayed), "{key:?} was to be dropped");
             // Live messages go before what is replayed; what is of an earlier run is replayed whatever its marks say.

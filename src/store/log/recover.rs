@@ -88,20 +88,12 @@ impl<D: Disk> Log<D> {
         if !missing.is_empty() {
             tracing::warn!(gaps = missing.len(), "the store was damaged; what it lost is reported as gaps");
         }
-        for gap in missing {
-            self.ledger.gaps.add(gap.clone());
-            self.pending.push_back(Record::GivenUp(None, gap));
-        }
+        missing.into_iter().for_each(|gap| self.ledger.gaps.add(gap));
+        let gaps: Vec<Gap> = self.ledger.gaps.iter().collect();
+        // This run's segment was begun before they were known. Older segments go only once they are synced in it.
+        self.pending.extend(gaps.iter().map(|gap| Record::GivenUp(None, gap.clone())));
         let messages = self.ledger.want_all(self.run);
-        let gaps = self.ledger.gaps.iter().collect();
         self.events.push(Event::Recovered { messages, gaps });
-        self.tidy_quietly();
-    }
-
-    fn tidy_quietly(&mut self) {
-        if let Err(error) = self.tidy() {
-            tracing::warn!(%error, "a segment that is done with can't be removed");
-        }
     }
 }
 
@@ -118,6 +110,10 @@ fn first_position<F: DiskFile>(file: F, number: u64) -> Option<u64> {
 /// A message's position, without reading the rest of it.
 pub(super) fn peek_position(body: &[u8]) -> Option<u64> {
     let (kind, rest) = body.split_first()?;
-    let position = rest.first_chunk::<8>().filter(|_| *kind == 1)?;
+    let position = match kind {
+        1 => rest.first_chunk::<8>()?,
+        7 => rest.get(16..)?.first_chunk::<8>()?,
+        _ => return None,
+    };
     Some(u64::from_le_bytes(*position))
 }

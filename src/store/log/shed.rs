@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::gaps::{GapId, Gaps};
+use crate::store::ledger::Segment;
 
 impl<D: Disk> Log<D> {
     /// Asks the forwarder to let go of what it has of the oldest segment.
@@ -26,17 +27,10 @@ impl<D: Disk> Log<D> {
                 return;
             }
         };
-        // What was told before this counts, written or not: positions that are settled may be part of it.
-        for record in self.pending.iter().filter(|record| !matches!(record, Record::Message(_))) {
-            self.ledger.note(record, self.number);
-        }
         let (gaps, ranges, wanted) = self.unsettled_of(oldest);
-        for range in ranges.chunks(MOST_RANGES) {
-            let settled = Record::Settled(range.to_vec());
-            // At once: they must not be handed out any more.
-            self.ledger.note(&settled, oldest);
-            self.pending.push_back(settled);
-        }
+        // They must not be handed out any more. That they are settled counts once it's written, as ever: the segment goes by it.
+        self.read_from = self.read_from.max(upto + 1);
+        self.pending.extend(ranges.chunks(MOST_RANGES).map(|ranges| Record::Settled(ranges.to_vec())));
         let gaps: Vec<Gap> = gaps
             .iter()
             .map(|gap| Gap { reason: reason.into(), ..gap })
@@ -47,12 +41,18 @@ impl<D: Disk> Log<D> {
         if !gaps.is_empty() {
             self.events.push(Event::GivenUp { gaps, messages: wanted });
         }
-        // `tidy` removes it once that is durable; with no room for even these records, at once.
+        // `tidy` removes it once that is durable; if a disk is so full that not even these records have room, at once.
         if self.failing.is_some() || self.current.is_none() {
-            for record in &self.pending {
-                self.ledger.note(record, self.number);
+            self.is_overdrawn = true;
+            let written = self.write().and_then(|()| self.sync());
+            self.is_overdrawn = false;
+            if written.is_err() {
+                self.current = None;
+                for record in &self.pending {
+                    self.ledger.note(record, self.number);
+                }
+                let _ = self.remove_oldest();
             }
-            let _ = self.remove_oldest();
             if let Some((_, at)) = &mut self.failing {
                 *at = Instant::now();
             }
@@ -66,9 +66,12 @@ impl<D: Disk> Log<D> {
         let Ok(mut reader) = file.and_then(|file| Reader::new(file, number)) else {
             return (gaps, ranges, 0);
         };
+        // What was told before this counts, written or not.
+        let told = self.settled_by_pending();
         while let Some(found) = reader.next() {
             let Some(Record::Message(stored)) = Record::decode(found.body) else { continue };
-            if !self.ledger.is_unsettled(stored.position) {
+            let is_told = told.iter().any(|(from, to)| (*from..=*to).contains(&stored.position));
+            if is_told || !self.ledger.is_unsettled(stored.position) {
                 continue;
             }
             wanted +=
@@ -82,4 +85,24 @@ impl<D: Disk> Log<D> {
         }
         (gaps, ranges, wanted)
     }
+
+    fn settled_by_pending(&self) -> Vec<(u64, u64)> {
+        let ranges = self.pending.iter().flat_map(|record| match record {
+            Record::Settled(ranges) => ranges.clone(),
+            Record::GivenUp(Some(position), _) => vec![(*position, *position)],
+            _ => Vec::new(),
+        });
+        ranges.collect()
+    }
+}
+
+/// For how many milliseconds the newest message of a segment has been there, as far as that can be told: a clock that is wrong, or was
+/// in an earlier boot, does not tell.
+pub(super) fn age(segment: &Segment) -> Option<i64> {
+    let known = segment.newest.filter(|_| clock::believed().is_some());
+    let by_clock = known.map(|at| clock::steady_millis().saturating_sub(at));
+    let of_this_boot = segment.newest_doubted.filter(|(_, standing)| standing.boot == clock::boot());
+    let by_uptime = of_this_boot
+        .map(|(at, standing)| clock::uptime_millis().saturating_sub(at.saturating_sub(standing.ahead)));
+    by_clock.into_iter().chain(by_uptime).min()
 }
