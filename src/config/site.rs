@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::device::Wire;
 use super::library::Library;
 use super::passes::{Published, passes};
-use super::plan::{Connection, Protocol, Route, SinkConfig, Site};
+use super::plan::{Connection, Protocol, Route, SinkConfig, Site, Trust};
 use super::{connection, device, http, publish, written};
 use crate::document::codes;
 use crate::document::read::At;
@@ -45,7 +45,11 @@ pub fn compile(written: &written::Site, library: &mut Library, found: &mut Diagn
         })
         .collect::<Option<Vec<_>>>()?;
     let store = store(written.store.as_ref().map(|at| &at.value));
-    Some(Site { name, connections, routes: routes?, allow_write, store })
+    let clock = match written.clock.as_ref().map(|at| at.value) {
+        Some(written::ClockWord::Trusted) => Trust::Always,
+        Some(written::ClockWord::Auto) | None => Trust::WhenSynchronised,
+    };
+    Some(Site { name, connections, routes: routes?, allow_write, store, clock })
 }
 
 /// A connection of the file, and what hangs on it.

@@ -37,6 +37,8 @@ document! {
         optional allow_write: Names<List<Name>>,
         /// What messages on disk may take, where the gateway has a state directory.
         optional store: Store,
+        /// Whether the machine's clock is believed before something says that it's synchronised. Default auto.
+        optional clock: ClockWord,
     }
 }
 
@@ -256,6 +258,16 @@ choice! {
         Drop = "drop",
         /// Joins the backlog, so that fresh data overtakes it.
         Store = "store",
+    }
+}
+
+choice! {
+    /// Whether the machine's clock is believed.
+    pub enum ClockWord ("a trust") {
+        /// Not while it's plainly wrong, nor while systemd-timesyncd is still to synchronise it.
+        Auto = "auto",
+        /// Always, as where another time service is known to have synchronised it before this program starts.
+        Trusted = "trusted",
     }
 }
 

@@ -1,5 +1,6 @@
 //! Starts, watches and stops tasks: the only module that spawns long-lived ones.
 
+mod clock;
 pub mod control;
 pub mod explain;
 pub mod gateway;
