@@ -3,6 +3,7 @@
 mod clock;
 pub mod control;
 pub mod explain;
+pub mod forecast;
 pub mod gateway;
 pub mod limits;
 pub mod state;
