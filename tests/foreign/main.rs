@@ -18,6 +18,7 @@ mod memory;
 mod opcua;
 mod outages;
 mod peers;
+mod power;
 mod process;
 mod schemas;
 mod second_client;
