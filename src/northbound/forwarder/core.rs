@@ -211,7 +211,9 @@ impl Core {
             }
             Event::Block { messages, end } => {
                 self.shelf.came(messages.len(), end);
-                for (stored, marks) in messages {
+                let shed = self.shelf.shed_below();
+                // What was on its way when it was to be shed is in the store's gap records by now.
+                for (stored, marks) in messages.into_iter().filter(|(stored, _)| stored.position >= shed) {
                     self.came_back(stored, marks, now);
                 }
             }
@@ -503,8 +505,7 @@ impl Core {
         let held = self.backlog.take(0..upto.saturating_add(1), has_to_go);
         gone.into_iter().chain(held).for_each(|entry| self.give_up(entry, Reason::Borrowed(reason)));
         if !self.live.iter().chain(self.in_flight.values()).any(has_to_go) {
-            self.shelf.shed = None;
-            self.shelf.tell(Op::Shed(upto));
+            self.shelf.let_go(upto);
         }
     }
 

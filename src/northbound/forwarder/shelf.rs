@@ -39,6 +39,8 @@ pub(super) struct Shelf {
     pub has_room: bool,
     /// What must be given up, and why.
     pub shed: Option<(u64, &'static str)>,
+    /// Below it the store has given up everything.
+    shed_below: u64,
     ops: Vec<Op>,
 }
 
@@ -58,6 +60,7 @@ impl Shelf {
             is_recovered: false,
             has_room: true,
             shed: None,
+            shed_below: 0,
             ops: Vec::new(),
         }
     }
@@ -157,6 +160,18 @@ impl Shelf {
             self.since = 0;
             self.ops.push(Op::Read(BLOCK));
         }
+    }
+
+    /// Nothing is held any more up to here: the store gives up what it has of it.
+    pub fn let_go(&mut self, upto: u64) {
+        self.shed = None;
+        self.shed_below = upto + 1;
+        self.tell(Op::Shed(upto));
+    }
+
+    /// Below this position the store has given up everything.
+    pub fn shed_below(&self) -> u64 {
+        self.shed_below
     }
 
     /// Tells the store something, if there is one.
