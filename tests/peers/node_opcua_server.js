@@ -6,7 +6,8 @@
 // index is another one at each start. Without security, and with each policy that is not deprecated; anonymous, and the user `op` with the
 // password `secret`. ITEMS variables more are named Item.0, Item.1, ….
 //
-// Commands: `set NAME NUMBER` (a Double), `bad NAME`, `uncertain NAME NUMBER`, `delete NAME`, `add NAME NUMBER`, `all NAME NUMBER` (every Item).
+// Commands: `set NAME NUMBER` (a Double), `bad NAME`, `uncertain NAME NUMBER`, `delete NAME`, `add NAME NUMBER`, `all NAME NUMBER` (every Item),
+// `release Slow NUMBER` (which has no value before that, not even an absent one: who asks for it waits).
 
 "use strict";
 const fs = require("fs");
@@ -15,7 +16,7 @@ const path = require("path");
 const readline = require("readline");
 const { X509Certificate } = require("crypto");
 const {
-    DataType, LocalizedText, MessageSecurityMode, OPCUACertificateManager, OPCUAServer, SecurityPolicy, StatusCodes, Variant,
+    DataType, DataValue, LocalizedText, MessageSecurityMode, OPCUACertificateManager, OPCUAServer, SecurityPolicy, StatusCodes, Variant,
     VariantArrayType, nodesets, resolveNodeId,
 } = require("node-opcua");
 
@@ -139,6 +140,12 @@ async function main(folder, port, fillers, certificate, key, items) {
     structure("Zones", [zone, zone], { valueRank: 1, variant: { arrayType: array } });
     const mode = { nodeId: `ns=${index};s=Mode`, browseName: "Mode", componentOf: line, dataType: space.findDataType("Mode", index).nodeId };
     nodes.Mode = namespace.addVariable({ ...mode, value: new Variant({ dataType: DataType.Int32, value: 1 }) });
+    const asked = [];
+    let slow;
+    const refreshFunc = (answer) => (slow ? answer(null, slow) : asked.push(answer));
+    namespace.addVariable({
+        nodeId: `ns=${index};s=Slow`, browseName: "Slow", componentOf: line, dataType: DataType.Double, value: { refreshFunc },
+    });
     for (let item = 0; item < items; item++) add(`Item.${item}`, DataType.Double, 0);
     await server.start();
     console.log(`listening ${port}`);
@@ -149,6 +156,10 @@ async function main(folder, port, fillers, certificate, key, items) {
         bad: (name) => nodes[name].setValueFromSource(double(0), StatusCodes.BadSensorFailure),
         delete: (name) => namespace.deleteNode(nodes[name]),
         add: (name, number) => add(name, DataType.Double, number),
+        release: (_, number) => {
+            slow = new DataValue({ value: double(number), statusCode: StatusCodes.Good, sourceTimestamp: new Date() });
+            asked.splice(0).forEach((answer) => answer(null, slow));
+        },
         all: (name, number) => {
             for (let item = 0; item < items; item++) nodes[`Item.${item}`].setValueFromSource(double(number));
         },

@@ -253,6 +253,13 @@ fn explained(error: &Error) -> String {
                 error.status()
             )
         }
+        StatusCode::BadCertificateUriInvalid => {
+            format!(
+                "{} (our certificate is of another name of this machine; without pki/own and pki/private of the state directory \
+                 another one is made, which the server must be told to trust)",
+                error.status()
+            )
+        }
         StatusCode::BadConnectionClosed => {
             "the server closes the connection at the first message: is it an OPC UA server?".into()
         }
