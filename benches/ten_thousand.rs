@@ -175,6 +175,7 @@ fn site(simulator: SocketAddr, broker: SocketAddr) -> Site {
         backlog_bytes: 32 << 20,
     };
     Site {
+        clock: taktbus::config::plan::Trust::default(),
         allow_write: Default::default(),
         name: "bench".into(),
         connections: (0..DEVICES).map(connection).collect(),

@@ -13,7 +13,6 @@ import sys
 import zlib
 
 HEADER, BLOCK, FRAME, MOST_BODY = 64, 64 << 10, 8, 1 << 20
-NO_POSITION = 2**64 - 1
 
 
 def header(data):
@@ -87,12 +86,13 @@ def read(folder):
                 while cursor.rest():
                     settle(cursor.take("Q"), cursor.take("Q"))
             elif kind == 5:
-                position, epoch, first, last = (cursor.take("Q") for _ in range(4))
+                positions = [(cursor.take("Q"), cursor.take("Q")) for _ in range(cursor.take("I"))]
+                epoch, first, last = (cursor.take("Q") for _ in range(3))
                 device, _topic, reason = cursor.text(), cursor.text(), cursor.text()
                 for seq in range(first, last + 1):
                     gaps.setdefault((device, epoch, seq), reason)
-                if position != NO_POSITION:
-                    settle(position, position)
+                for first, last in positions:
+                    settle(first, last)
             elif kind == 6:
                 epoch, first, last = (cursor.take("Q") for _ in range(3))
                 device = cursor.text()

@@ -24,6 +24,18 @@ pub struct Site {
     pub allow_write: BTreeMap<String, BTreeSet<String>>,
     /// What each route's store may take.
     pub store: store::Settings,
+    /// When the machine's clock is believed.
+    pub clock: Trust,
+}
+
+/// When the machine's clock is believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// When nothing speaks against it.
+    #[default]
+    WhenSynchronised,
+    /// Always.
+    Always,
 }
 
 /// One connection and the devices behind it.
@@ -76,4 +88,13 @@ pub enum SinkConfig {
     Mqtt(MqttConfig),
     /// HTTP/1.1 and HTTP/2.
     Http(HttpConfig),
+}
+
+impl SinkConfig {
+    pub(super) fn backlog_bytes(&mut self) -> &mut usize {
+        match self {
+            Self::Mqtt(config) => &mut config.backlog_bytes,
+            Self::Http(config) => &mut config.backlog_bytes,
+        }
+    }
 }

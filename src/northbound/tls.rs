@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::model::clock;
 
 /// How a connection is verified. Verification can't be switched off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +31,7 @@ pub(super) fn client_config(tls: &TlsConfig) -> Result<Arc<ClientConfig>, TlsErr
         None => system_roots()?,
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_details(provider, Arc::new(NotInThePast))
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError(format!("TLS: {error}")))?
         .with_root_certificates(roots);
@@ -40,6 +43,16 @@ pub(super) fn client_config(tls: &TlsConfig) -> Result<Arc<ClientConfig>, TlsErr
         TlsError(format!("client certificate {} with key {}: {error}", chain.display(), key.display()))
     })?;
     Ok(Arc::new(config))
+}
+
+/// The time that certificates are judged by: a machine that starts in 1970 would trust none.
+#[derive(Debug)]
+struct NotInThePast;
+
+impl TimeProvider for NotInThePast {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(clock::since_epoch()))
+    }
 }
 
 /// A client that trusts nobody: for connections without TLS, through a library that wants one all the same.

@@ -12,19 +12,20 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::clock;
 use super::control::Control;
 use super::explain::{ExplainedConnection, ExplainedDevice, Explainer};
+use super::forecast::{Forecast, forecast};
 use super::state;
 use super::stores::{self, OpenStore};
 use super::supervisor::{keep, panic_text};
-use crate::config::plan::{self as config, Protocol, Route, SinkConfig, Site};
+use crate::config::plan::{self as config, Protocol, Route, SinkConfig, Site, Trust};
 use crate::drivers::modbus::ModbusPlan;
 use crate::drivers::opcua::OpcuaPlan;
 use crate::drivers::{Kept, Plan};
 use crate::mapping::batch::Event;
 use crate::metrics::{ConnectionMetrics, DeviceMetrics, Metrics, RouteMetrics};
 use crate::model::message::{Kind, Message};
-use crate::model::time::Stamp;
 use crate::northbound::forwarder::{self, Durability, Settings, Summary};
 use crate::northbound::http::{self, HttpSink};
 use crate::northbound::mqtt::{MqttSink, Will};
@@ -50,6 +51,7 @@ pub struct Gateway {
     connections: Vec<Connection>,
     routes: Vec<Route>,
     store: store::Settings,
+    trust: Trust,
     metrics: Arc<Metrics>,
     control: Option<PathBuf>,
     state: Option<PathBuf>,
@@ -119,15 +121,14 @@ impl Gateway {
             let name = route.name.as_str().into();
             metrics.routes.push(Arc::new(RouteMetrics { name, devices, ..RouteMetrics::default() }));
         }
-        // The time of the start names it: milliseconds, since two starts within a second happen. The stores know the last one,
-        // should the clock have gone back since.
-        let epoch = u64::try_from(Stamp::now().unix_millis()).unwrap_or(0);
-        let identity = Identity { site: site.name.into(), epoch };
+        // Known when it runs.
+        let identity = Identity { site: site.name.into(), epoch: 0 };
         Ok(Self {
             identity,
             connections,
             routes: site.routes,
             store: site.store,
+            trust: site.clock,
             metrics: Arc::new(metrics),
             control: None,
             state: None,
@@ -154,11 +155,27 @@ impl Gateway {
         &self.connections
     }
 
+    /// What each route's store will have to take.
+    pub fn forecasts(&self) -> Vec<Forecast> {
+        let forecast = |route| {
+            let devices = self.connections.iter().flat_map(|connection| connection.plan.devices());
+            forecast(&self.identity.site, devices, route, &self.store)
+        };
+        self.routes.iter().map(forecast).collect()
+    }
+
     /// Runs until `stop`, then drains and ends within 5 seconds.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Failed> {
         let devices = self.metrics.devices.len();
         tracing::info!(site = %self.identity.site, devices, connections = self.connections.len(), routes = self.routes.len(), "starting");
         let _control = self.start_control();
+        for (forecast, metrics) in self.forecasts().iter().zip(&self.metrics.routes) {
+            metrics.store_fits_seconds.set(forecast.fits.map_or(0, |fits| fits.as_secs()));
+        }
+        // The time of the start names a run: milliseconds, since two starts within a second happen. The stores know the last one,
+        // should the clock have gone back since.
+        self.identity.epoch = clock::begin(self.state.as_deref(), self.trust).await;
+        let _clock = AbortOnDropHandle::new(tokio::spawn(clock::watch(self.state.clone(), self.trust)));
         let stores = self.open_stores().await?;
         let (mut forwarders, stop_forwarders, inputs) = self.start_forwarders(stores);
         let (bans, keeper) = state::keep(self.state.clone()).await;

@@ -82,7 +82,7 @@ async fn keep_found(path: PathBuf, mut known: BTreeSet<Ban>, mut found: mpsc::Re
         }
         let (path, text) = (path.clone(), render(&known));
         let shown = path.display().to_string();
-        if let Ok(Err(error)) = spawn_blocking(move || store(&path, &text)).await {
+        if let Ok(Err(error)) = spawn_blocking(move || replace(&path, &text)).await {
             tracing::warn!(path = shown, %error, "what was found out about devices can't be remembered");
         }
     }
@@ -134,11 +134,13 @@ pub(crate) fn render(bans: &BTreeSet<Ban>) -> String {
     format!("{:#}\n", json!({ "version": VERSION, "not_read_over": all }))
 }
 
-fn store(path: &Path, text: &str) -> io::Result<()> {
+/// Replaces a file: whatever happens, the old one or the new one is there. Blocks.
+pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
-    let beside = path.with_extension("json.new");
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
     let mut file = std::fs::File::create(&beside)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;

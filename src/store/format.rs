@@ -44,7 +44,7 @@
 //! | 2 | n × (from 8, to 8) | these positions are settled: delivered |
 //! | 3 | n × (from 8, to 8) | these were, or will be, sent with `"replayed":true` |
 //! | 4 | position 8, milliseconds 8 | this one was sent with `"late_ms"` |
-//! | 5 | position 8 (2⁶⁴-1: none), epoch 8, from 8, to 8, device *text*, topic *text*, reason *text* | these sequence numbers will never arrive; the position is settled |
+//! | 5 | n 4, n × (from 8, to 8), epoch 8, from 8, to 8, device *text*, topic *text*, reason *text* | these sequence numbers will never arrive; the n ranges of positions are settled |
 //! | 6 | epoch 8, from 8, to 8, device *text* | the gap record of these was acknowledged |
 //! | 7 | boot 8, ahead 8, and then as kind 1 | a message whose `at` and time stamp are of a clock that was not synchronised: `ahead` milliseconds ahead of the time since the boot with this number |
 //! | 8 | moved 8, n × (from 8, to 8) | these were, or will be, sent with their time stamp moved by so many milliseconds (-2⁶³: as it is, with `"clock":"unsynced"`) |
@@ -77,7 +77,6 @@ pub const MOST_BODY: usize = 1 << 20;
 /// Bytes before a body.
 pub const FRAME: usize = 8;
 const MAGIC: &[u8; 8] = b"taktlog\n";
-const NO_POSITION: u64 = u64::MAX;
 const NOT_MOVED: i64 = i64::MIN;
 
 /// The name of the file that becomes the next segment.
@@ -163,8 +162,8 @@ pub enum Record {
     Replayed(Vec<(u64, u64)>),
     /// A position that was sent late, and by how many milliseconds.
     Late(u64, u64),
-    /// Numbers that will never arrive.
-    GivenUp(Option<u64>, Gap),
+    /// Numbers that will never arrive, and the positions that they had. In one record, so that a power cut can't part them.
+    GivenUp(Vec<(u64, u64)>, Gap),
     /// A gap record was acknowledged.
     GapPublished(GapId),
     /// What became of these positions' time stamps.
@@ -209,9 +208,10 @@ impl Record {
                 out.put_u64_le(*position);
                 out.put_u64_le(*millis);
             }
-            Self::GivenUp(position, Gap { id, topic, reason }) => {
+            Self::GivenUp(positions, Gap { id, topic, reason }) => {
                 out.put_u8(5);
-                out.put_u64_le(position.unwrap_or(NO_POSITION));
+                out.put_u32_le(u32::try_from(positions.len()).unwrap_or(u32::MAX));
+                put_ranges(out, positions);
                 put_gap(out, id);
                 put_text(out, topic);
                 put_text(out, reason);
@@ -257,10 +257,13 @@ impl Record {
             3 => Self::Replayed(ranges_of(&mut rest)?),
             4 => Self::Late(u64_of(&mut rest)?, u64_of(&mut rest)?),
             5 => {
-                let position = Some(u64_of(&mut rest)?).filter(|position| *position != NO_POSITION);
+                let length = (rest.try_get_u32_le().ok()? as usize).checked_mul(16)?;
+                let (mut ranges, behind) = rest.split_at_checked(length)?;
+                rest = behind;
+                let positions = ranges_of(&mut ranges)?;
                 let id = gap_of(&mut rest)?;
                 let (topic, reason) = (text_of(&mut rest)?, text_of(&mut rest)?);
-                Self::GivenUp(position, Gap { id, topic, reason: reason.to_string().into() })
+                Self::GivenUp(positions, Gap { id, topic, reason: reason.to_string().into() })
             }
             6 => Self::GapPublished(gap_of(&mut rest)?),
             8 => {
@@ -325,6 +328,12 @@ fn put_gap(out: &mut Vec<u8>, id: &GapId) {
 fn gap_of(rest: &mut &[u8]) -> Option<GapId> {
     let [epoch, from, to] = [u64_of(rest)?, u64_of(rest)?, u64_of(rest)?];
     (from <= to).then_some(GapId { epoch, from, to, device: text_of(rest)? })
+}
+
+/// Bytes that a message takes in a segment.
+pub fn message_bytes(device: &str, topic: &str, payload: usize) -> u64 {
+    // Kind, four numbers, `late`, and the lengths of two texts.
+    (FRAME + 1 + 4 * 8 + 1 + 2 * 2 + device.len() + topic.len() + payload) as u64
 }
 
 /// The checksum of a body at a place.
@@ -392,7 +401,7 @@ mod tests {
             ranges().prop_map(Record::Settled),
             ranges().prop_map(Record::Replayed),
             any::<(u64, u64)>().prop_map(|(position, millis)| Record::Late(position, millis)),
-            (prop::option::of(0..u64::MAX), gap).prop_map(|(position, gap)| Record::GivenUp(position, gap)),
+            (ranges(), gap).prop_map(|(positions, gap)| Record::GivenUp(positions, gap)),
             gap_id().prop_map(Record::GapPublished),
             ranges().prop_map(|ranges| Record::Restamped(Restamp::Unsynced, ranges)),
             (-i64::MAX..=i64::MAX, ranges())
@@ -405,6 +414,9 @@ mod tests {
         fn what_is_written_is_read(record in record(), cut in any::<prop::sample::Index>()) {
             let mut body = Vec::new();
             record.encode(&mut body);
+            if let Record::Message(Stored { doubted: None, device, topic, payload, .. }) = &record {
+                prop_assert_eq!((FRAME + body.len()) as u64, message_bytes(device, topic, payload.len()));
+            }
             prop_assert_eq!(Record::decode(&body), Some(record));
             let _ = Record::decode(&body[..cut.index(body.len())]);
         }

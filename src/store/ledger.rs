@@ -110,11 +110,9 @@ impl Ledger {
                     self.late.insert(*position, *millis);
                 }
             }
-            Record::GivenUp(position, gap) => {
+            Record::GivenUp(positions, gap) => {
                 self.gaps.add(gap.clone());
-                if let Some(position) = position {
-                    self.settle(*position, *position);
-                }
+                positions.iter().for_each(|(from, to)| self.settle(*from, *to));
             }
             Record::GapPublished(id) => self.gaps.remove(id),
             Record::Restamped(stamp, ranges) => {

@@ -174,7 +174,10 @@ impl<D: Disk> Log<D> {
                     self.pending.push_back(Record::Late(position, late));
                 }
             }
-            Op::GivenUp(position, gap) => self.pending.push_back(Record::GivenUp(position, gap)),
+            Op::GivenUp(position, gap) => {
+                let positions = position.map(|position| (position, position));
+                self.pending.push_back(Record::GivenUp(positions.into_iter().collect(), gap));
+            }
             Op::GapPublished(id) => self.pending.push_back(Record::GapPublished(id)),
             Op::Read(most) => {
                 // What was released before is to be read, so it has to be known as written.
@@ -370,7 +373,7 @@ impl<D: Disk> Log<D> {
         self.disk.sync()?;
         self.number = number;
         self.ledger.begin(number, first);
-        let owed: Vec<_> = self.ledger.gaps.iter().map(|gap| Record::GivenUp(None, gap)).collect();
+        let owed: Vec<_> = self.ledger.gaps.iter().map(|gap| Record::GivenUp(Vec::new(), gap)).collect();
         // What could not be synced comes first again, and the gaps that are owed before it.
         let again = std::mem::take(&mut self.unsynced);
         for record in owed.into_iter().chain(again).rev() {

@@ -24,10 +24,11 @@ pub enum Peer {
     Asyncua,
     Hypercorn,
     NodeOpcua,
+    Faketime,
 }
 
 impl Peer {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Pymodbus,
         Self::Libmodbus,
         Self::Mosquitto,
@@ -40,6 +41,7 @@ impl Peer {
         Self::Asyncua,
         Self::Hypercorn,
         Self::NodeOpcua,
+        Self::Faketime,
     ];
 
     /// Its executable, where it is installed.
@@ -57,6 +59,8 @@ impl Peer {
             Self::Mbpoll => in_path("mbpoll"),
             Self::Socat => in_path("socat"),
             Self::Openssl => in_path("openssl"),
+            // A library, not a program: where Debian has it, by architecture.
+            Self::Faketime => library("faketime/libfaketimeMT.so.1"),
             Self::CheckJsonschema => {
                 Some(folder().join("venv/bin/check-jsonschema")).filter(|path| path.exists())
             }
@@ -228,6 +232,12 @@ fn node() -> PathBuf {
 fn installed(stamp: &str) -> Option<PathBuf> {
     let venv = folder().join("venv");
     Some(venv.join("bin/python")).filter(|path| path.exists() && venv.join(stamp).exists())
+}
+
+/// A library below the folders that Debian has one of for each architecture.
+fn library(name: &str) -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?.filter_map(Result::ok);
+    folders.map(|folder| folder.path().join(name)).find(|file| file.is_file())
 }
 
 /// Debian keeps mosquitto in `/usr/sbin`, which is not on every user's path.

@@ -76,6 +76,11 @@ impl Process {
             .unwrap_or_else(|error| panic!("{}: {error}", self.name));
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.pid
+    }
+
     /// Sends a signal (`TERM`, `KILL`, `STOP`, `CONT`), by process id.
     pub fn signal(&self, signal: &str) {
         let status = Command::new("kill").arg(format!("-{signal}")).arg(self.pid.to_string()).status();

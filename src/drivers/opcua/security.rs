@@ -260,8 +260,8 @@ impl Pki {
 /// Days until a certificate expires.
 pub fn days_left(certificate: &X509) -> Option<i64> {
     let end = certificate.not_after().ok()?.timestamp();
-    let now = crate::model::time::Stamp::now().unix_millis() / 1000;
-    Some(end.saturating_sub(now) / 86_400)
+    let now = crate::model::clock::since_epoch().as_secs();
+    Some(end.saturating_sub_unsigned(now) / 86_400)
 }
 
 fn known(path: PathBuf) -> Result<Known, PkiError> {

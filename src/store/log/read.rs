@@ -67,12 +67,12 @@ impl<D: Disk> Log<D> {
         }
         tracing::error!(segment = number, messages = lost.len(), "the disk does not yield what was written");
         for position in &lost {
-            self.add_range(*position, *position, false);
+            // In memory only: should the gap records not become durable, the hole tells of them again at the next start.
             self.ledger.note(&Record::Settled(vec![(*position, *position)]), number);
         }
         let gaps = self.around(number, &lost);
         for gap in &gaps {
-            self.pending.push_back(Record::GivenUp(None, gap.clone()));
+            self.pending.push_back(Record::GivenUp(Vec::new(), gap.clone()));
         }
         self.read_from = self.read_from.max(at);
         self.events.push(Event::GivenUp { gaps, messages: lost.len() });

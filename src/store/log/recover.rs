@@ -91,7 +91,7 @@ impl<D: Disk> Log<D> {
         missing.into_iter().for_each(|gap| self.ledger.gaps.add(gap));
         let gaps: Vec<Gap> = self.ledger.gaps.iter().collect();
         // This run's segment was begun before they were known. Older segments go only once they are synced in it.
-        self.pending.extend(gaps.iter().map(|gap| Record::GivenUp(None, gap.clone())));
+        self.pending.extend(gaps.iter().map(|gap| Record::GivenUp(Vec::new(), gap.clone())));
         let messages = self.ledger.want_all(self.run);
         self.events.push(Event::Recovered { messages, gaps });
     }

@@ -1,8 +1,14 @@
 //! Making room: the oldest segment goes, and a gap record for each of its messages stays.
 
+use std::collections::{HashMap, HashSet};
+
 use super::*;
-use crate::model::gaps::{GapId, Gaps};
+use crate::model::gaps::GapId;
+use crate::store::Stored;
 use crate::store::ledger::Segment;
+
+/// Ranges of positions, ascending.
+type Ranges = Vec<(u64, u64)>;
 
 impl<D: Disk> Log<D> {
     /// Asks the forwarder to let go of what it has of the oldest segment.
@@ -27,16 +33,17 @@ impl<D: Disk> Log<D> {
                 return;
             }
         };
-        let (gaps, ranges, wanted) = self.unsettled_of(oldest);
+        let (given_up, wanted) = self.unsettled_of(oldest);
         // They must not be handed out any more. That they are settled counts once it's written, as ever: the segment goes by it.
         self.read_from = self.read_from.max(upto + 1);
-        self.pending.extend(ranges.chunks(MOST_RANGES).map(|ranges| Record::Settled(ranges.to_vec())));
-        let gaps: Vec<Gap> = gaps
-            .iter()
-            .map(|gap| Gap { reason: reason.into(), ..gap })
-            .inspect(|gap| self.pending.push_back(Record::GivenUp(None, gap.clone())))
-            .collect();
-        let messages: u64 = ranges.iter().map(|(from, to)| to - from + 1).sum();
+        let mut gaps = Vec::new();
+        let mut messages = 0;
+        for (positions, gap) in given_up {
+            let gap = Gap { reason: reason.into(), ..gap };
+            messages += gap.id.to - gap.id.from + 1;
+            gaps.push(gap.clone());
+            self.pending.push_back(Record::GivenUp(positions, gap));
+        }
         tracing::warn!(reason, messages, "the oldest messages of the store are given up");
         if !gaps.is_empty() {
             self.events.push(Event::GivenUp { gaps, messages: wanted });
@@ -59,40 +66,49 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// The sequence numbers and positions of a segment's messages that wait, and how many of them would be read.
-    fn unsettled_of(&self, number: u64) -> (Gaps, Vec<(u64, u64)>, usize) {
-        let (mut gaps, mut ranges, mut wanted) = (Gaps::default(), Vec::<(u64, u64)>::new(), 0);
+    /// What waits of a segment, as gaps with the positions that they settle, and how many messages of that would be read.
+    fn unsettled_of(&self, number: u64) -> (Vec<(Ranges, Gap)>, usize) {
+        let (mut done, mut wanted) = (Vec::new(), 0);
+        let mut open: HashMap<(Arc<str>, u64), (Ranges, Gap)> = HashMap::new();
         let file = self.disk.open(&format::name(number));
-        let Ok(mut reader) = file.and_then(|file| Reader::new(file, number)) else {
-            return (gaps, ranges, 0);
-        };
+        let Ok(mut reader) = file.and_then(|file| Reader::new(file, number)) else { return (done, wanted) };
         // What was told before this counts, written or not.
         let told = self.settled_by_pending();
         while let Some(found) = reader.next() {
             let Some(Record::Message(stored)) = Record::decode(found.body) else { continue };
-            let is_told = told.iter().any(|(from, to)| (*from..=*to).contains(&stored.position));
-            if is_told || !self.ledger.is_unsettled(stored.position) {
+            let Stored { position, epoch, seq, device, topic, .. } = stored;
+            if told.contains(&position) || !self.ledger.is_unsettled(position) {
                 continue;
             }
-            wanted +=
-                usize::from(self.ledger.is_wanted(stored.position) && stored.position >= self.read_from);
-            let id = GapId { epoch: stored.epoch, device: stored.device, from: stored.seq, to: stored.seq };
-            gaps.add(Gap { id, topic: stored.topic, reason: "store full".into() });
-            match ranges.last_mut() {
-                Some((_, to)) if *to + 1 == stored.position => *to = stored.position,
-                _ => ranges.push((stored.position, stored.position)),
+            wanted += usize::from(self.ledger.is_wanted(position) && position >= self.read_from);
+            let key = (Arc::clone(&device), epoch);
+            if let Some((positions, gap)) = open.get_mut(&key)
+                && gap.id.to + 1 == seq
+                && positions.len() < MOST_RANGES
+            {
+                gap.id.to = seq;
+                match positions.last_mut() {
+                    Some((_, to)) if *to + 1 == position => *to = position,
+                    _ => positions.push((position, position)),
+                }
+                continue;
             }
+            let id = GapId { epoch, device, from: seq, to: seq };
+            let gap = Gap { id, topic, reason: "store full".into() };
+            done.extend(open.insert(key, (vec![(position, position)], gap)));
         }
-        (gaps, ranges, wanted)
+        done.extend(open.into_values());
+        // A map has no order of its own.
+        done.sort_by(|(a, _), (b, _)| a.cmp(b));
+        (done, wanted)
     }
 
-    fn settled_by_pending(&self) -> Vec<(u64, u64)> {
+    fn settled_by_pending(&self) -> HashSet<u64> {
         let ranges = self.pending.iter().flat_map(|record| match record {
-            Record::Settled(ranges) => ranges.clone(),
-            Record::GivenUp(Some(position), _) => vec![(*position, *position)],
-            _ => Vec::new(),
+            Record::Settled(ranges) | Record::GivenUp(ranges, _) => &ranges[..],
+            _ => &[],
         });
-        ranges.collect()
+        ranges.flat_map(|(from, to)| *from..=*to).collect()
     }
 }
 
