@@ -1,10 +1,5 @@
-<<<<<<< HEAD
 //! The program against software that we did not write: pymodbus, libmodbus, mbpoll, asyncua, node-opcua, mosquitto, hypercorn, socat,
-//! check-jsonschema.
-=======
-//! The program against software that we did not write: pymodbus, libmodbus, mbpoll, asyncua, mosquitto, hypercorn, socat,
 //! check-jsonschema, libfaketime.
->>>>>>> main
 //!
 //! `tests/run` installs the peers and sets `TAKTBUS_PEERS`, which turns a missing peer into a failure. Without it a test
 //! whose peer is missing says so on stderr and passes; [`what_was_left_out_is_said`] lists them all.
