@@ -54,6 +54,10 @@ const TIMEOUTS: u32 = 3;
 /// Lost notifications that are asked for again; beyond, the subscription is made anew.
 const MOST_REPUBLISHED: u32 = 100;
 
+/// Values in one notification: what is longer than a server's messages may be (320 KiB are usual) is never sent. Where even so many
+/// are too long, half as many are asked for at the next connect.
+const MOST_NOTIFIED: u32 = 1_000;
+
 type Published = Result<Box<PublishResponse>, Failure>;
 
 /// One connection to one server.
@@ -71,6 +75,8 @@ pub struct OpcuaDriver {
     ready: VecDeque<Batch>,
     /// What has been said of addresses.
     told: BTreeSet<String>,
+    /// Values that this server is asked to put into one notification at most.
+    most_notified: u32,
 }
 
 /// What lasts as long as a link.
@@ -147,6 +153,7 @@ impl OpcuaDriver {
             changes: VecDeque::new(),
             ready: VecDeque::new(),
             told: BTreeSet::new(),
+            most_notified: MOST_NOTIFIED,
         }
     }
 
@@ -205,7 +212,7 @@ impl OpcuaDriver {
     async fn subscribe(&mut self, session: &Session, at: usize) -> Result<(), Failure> {
         let (channel, limit) = (session.link.channel(), session.link.timeout());
         let subscription = &mut self.subscriptions[at];
-        subscription.create(channel, limit).await?;
+        subscription.create(channel, self.most_notified, limit).await?;
         let items = subscription.items.clone();
         let pulse = channel.monitor(subscription.id, vec![subscription.pulse_item()], limit).await?;
         if pulse.iter().any(|result| result.status_code.is_bad()) {
@@ -375,6 +382,10 @@ impl OpcuaDriver {
             Err(Failure::Refused(StatusCode::BadTooManyPublishRequests)) => return Ok(()),
             Err(Failure::Refused(StatusCode::BadNoSubscription)) => {
                 return Err(LinkLost("the server has lost our subscriptions".into()));
+            }
+            Err(Failure::Refused(StatusCode::BadResponseTooLarge)) if self.most_notified > 1 => {
+                self.most_notified /= 2;
+                return Err(LinkLost("notifications are longer than the server's messages may be".into()));
             }
             Err(Failure::Timeout) => {
                 self.publish_again(Vec::new());

@@ -143,11 +143,12 @@ impl Subscription {
     }
 
     /// Creates it on the server, without items.
-    pub async fn create(&mut self, channel: &Channel, limit: Duration) -> Result<(), Failure> {
+    /// `most`: values in one notification.
+    pub async fn create(&mut self, channel: &Channel, most: u32, limit: Duration) -> Result<(), Failure> {
         let keep_alive = count(KEEP_ALIVE, self.sampling);
         // At least three keep-alives (OPC UA Part 4, 5.14.2.2).
         let lifetime = count(LIFETIME, self.sampling).max(3 * keep_alive);
-        let created = channel.subscribe(self.sampling, lifetime, keep_alive, limit).await?;
+        let created = channel.subscribe(self.sampling, lifetime, keep_alive, most, limit).await?;
         let publishing = duration(created.revised_publishing_interval);
         if publishing > self.sampling.mul_f64(1.01) {
             tracing::warn!(asked = ?self.sampling, publishing = ?publishing, "the server publishes less often than asked for");
