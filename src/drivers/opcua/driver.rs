@@ -241,12 +241,14 @@ impl OpcuaDriver {
         let most = items.iter().filter_map(|ix| most(*ix)).min().map_or(usize::MAX, |most| most as usize);
         let mut size = session.limits.monitor.min(most).max(1);
         let mut unfiltered = Vec::new();
+        let mut slowest: f64 = 0.0;
         while !wanted.is_empty() {
             let part: Vec<_> = wanted.drain(..wanted.len().min(size)).collect();
             match self.monitor_part(session, at, &part).await {
                 Ok(results) => {
                     for ((ix, filtered), result) in part.into_iter().zip(results) {
                         let code = result.status_code;
+                        slowest = slowest.max(result.revised_sampling_interval);
                         if filtered && is_about_the_filter(code) {
                             unfiltered.push((ix, false));
                         } else if code.is_bad() {
@@ -271,6 +273,7 @@ impl OpcuaDriver {
                 wanted.append(&mut unfiltered);
             }
         }
+        self.subscriptions[at].note_sampling(slowest);
         for (ix, cause) in found {
             self.is_bad(ix, cause);
         }

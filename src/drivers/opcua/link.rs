@@ -209,6 +209,7 @@ impl Link {
         timed(config, "activating the session", activate.send(&channel))
             .await?
             .map_err(lost("the server refuses the user"))?;
+        warn_of_weakness(config);
         Ok(Self { channel: Arc::new(Channel { channel, token }), timeout: config.timeout, _pump: pump })
     }
 
@@ -232,6 +233,21 @@ impl Link {
         let _ = timeout(CLOSE_WITHIN, self.channel.channel.close_channel()).await;
         // The pump needs a moment to write it.
         tokio::task::yield_now().await;
+    }
+}
+
+/// Says at each session what the site file has opted for.
+fn warn_of_weakness(config: &OpcuaConfig) {
+    match config.security {
+        Security::None => tracing::warn!(
+            server = %config.endpoint,
+            "security: None: messages are neither signed nor encrypted, whoever is on the way can read and change them"
+        ),
+        Security::Policy(policy, _) if policy.is_deprecated() => tracing::warn!(
+            server = %config.endpoint, policy = policy.name(),
+            "the security policy has been broken, and is deprecated since OPC UA 1.04"
+        ),
+        Security::Policy(..) | Security::Best(_) => {}
     }
 }
 

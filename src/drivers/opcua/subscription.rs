@@ -164,6 +164,14 @@ impl Subscription {
         Ok(())
     }
 
+    /// The longest sampling interval that the server has granted to an item, in milliseconds.
+    pub fn note_sampling(&self, granted: f64) {
+        let sampling = duration(granted);
+        if sampling > self.sampling.mul_f64(1.01) {
+            tracing::warn!(asked = ?self.sampling, sampling = ?sampling, "the server looks at nodes less often than asked for");
+        }
+    }
+
     /// The item that watches the server's clock.
     pub fn pulse_item(&self) -> MonitoredItemCreateRequest {
         let node = NodeId::from(VariableId::Server_ServerStatus_CurrentTime);
