@@ -21,12 +21,14 @@ use super::nodes::Nodes;
 use super::plan::OpcuaPlan;
 use super::services::{OperationLimits, value_of};
 use super::subscription::{self, Item, ItemState, PULSE_HANDLE, Silence, Subscription, Target};
-use super::values::status;
+use super::values::{quality, status};
 use crate::drivers::schedule::{Entry, Health, Next, Outcome, Schedule};
 use crate::drivers::{Driver, LinkLost, seed_of};
 use crate::mapping::batch::{Batch, DeviceState, Note};
+use crate::mapping::compiled::{Kind, Reading};
 use crate::mapping::device::{DevicePlan, Every};
 use crate::metrics::DeviceMetrics;
+use crate::model::place::Place;
 use crate::model::time::Stamp;
 use crate::model::value::{Cause, Status};
 
@@ -68,8 +70,8 @@ pub struct OpcuaDriver {
     schedule: Schedule,
     items: Vec<Item>,
     subscriptions: Vec<Subscription>,
-    /// By device and read; only of those that are watched.
-    gathers: HashMap<(usize, usize), Gather>,
+    /// Reads that are watched, by device and read, in the order of the site file.
+    gathers: Vec<(usize, usize, Gather)>,
     session: Option<Session>,
     changes: VecDeque<(usize, DeviceState)>,
     ready: VecDeque<Batch>,
@@ -134,13 +136,7 @@ impl OpcuaDriver {
             }));
             devices.push(Arc::new(DevicePlan { device, reads, metrics }));
         }
-        let (items, samplings) = items(&devices);
-        let mut gathers = HashMap::new();
-        for (device, plan) in devices.iter().enumerate() {
-            let watched =
-                plan.reads.iter().enumerate().filter(|(_, read)| matches!(read.every, Every::Changes(_)));
-            gathers.extend(watched.map(|(ix, read)| ((device, ix), Gather::new(&plan.device.map, read))));
-        }
+        let (items, samplings, gathers) = items(&devices);
         Self {
             plan,
             identity,
@@ -169,7 +165,7 @@ impl OpcuaDriver {
         let publishing = JoinSet::new();
         let mut session = Session { link, limits, nodes, publishing, timeouts: 0, retry, inspection };
         self.register(&mut session).await?;
-        self.gathers.values_mut().for_each(Gather::forget);
+        self.gathers.iter_mut().for_each(|(_, _, gather)| gather.forget());
         self.items.iter_mut().for_each(|item| item.told = None);
         for at in 0..self.subscriptions.len() {
             self.subscriptions[at].is_second = false;
@@ -316,9 +312,9 @@ impl OpcuaDriver {
         let Self { items, gathers, devices, ready, .. } = self;
         let Some((last, others)) = items[ix].targets.split_last() else { return };
         let mut give = |target: &Target, raw| {
-            let gather = gathers.get_mut(&(target.device, target.read));
-            if let Some(gathered) = gather.and_then(|gather| gather.take(target.slot, raw, note)) {
-                ready.push_back(batch(&devices[target.device], target.read, gathered, now));
+            let (device, read, gather) = &mut gathers[target.gather];
+            if let Some(gathered) = gather.take(target.slot, raw, note) {
+                ready.push_back(batch(&devices[*device], *read, gathered, now));
             }
         };
         others.iter().for_each(|target| give(target, raw.clone()));
@@ -327,12 +323,9 @@ impl OpcuaDriver {
 
     /// Makes batches of all that was taken.
     fn flush(&mut self, now: Instant) {
-        // In the order of the site file, whatever the map's order is.
-        let mut keys: Vec<_> = self.gathers.keys().copied().collect();
-        keys.sort_unstable();
-        for (device, read) in keys {
-            if let Some(gathered) = self.gathers.get_mut(&(device, read)).and_then(Gather::flush) {
-                self.ready.push_back(batch(&self.devices[device], read, gathered, now));
+        for (device, read, gather) in &mut self.gathers {
+            if let Some(gathered) = gather.flush() {
+                self.ready.push_back(batch(&self.devices[*device], *read, gathered, now));
             }
         }
     }
@@ -494,7 +487,10 @@ impl OpcuaDriver {
         let Some(item) = self.items.get(ix) else { return };
         let (device, reading) = (item.device, item.reading);
         let Some(session) = &self.session else { return };
-        let quality = session.nodes.quality(&self.devices[device], device, reading, value);
+        let quality = match item.plain {
+            Some(kind) => quality(value, kind, None, None),
+            None => session.nodes.quality(&self.devices[device], device, reading, value),
+        };
         match quality.raw {
             // There are servers that watch what does not exist, and say so by a value; it may exist some day.
             Err(cause @ Cause::Status(status)) if is_absence(status) => self.is_bad(ix, cause),
@@ -743,9 +739,11 @@ impl Driver for OpcuaDriver {
     }
 }
 
-/// What is watched, and how often each is sampled: a reading once for each interval that it's wanted at.
-fn items(devices: &[Arc<DevicePlan>]) -> (Vec<Item>, Vec<Duration>) {
-    let (mut items, mut samplings): (Vec<Item>, Vec<Duration>) = (Vec::new(), Vec::new());
+type Watched = (Vec<Item>, Vec<Duration>, Vec<(usize, usize, Gather)>);
+
+/// What is watched, how often each is sampled, and what its values become: a reading once for each interval that it's wanted at.
+fn items(devices: &[Arc<DevicePlan>]) -> Watched {
+    let (mut items, mut samplings, mut gathers) = Watched::default();
     let mut known: HashMap<(usize, usize, Duration), usize> = HashMap::new();
     for (device, plan) in devices.iter().enumerate() {
         for (read, of) in plan.reads.iter().enumerate() {
@@ -753,25 +751,34 @@ fn items(devices: &[Arc<DevicePlan>]) -> (Vec<Item>, Vec<Duration>) {
             for (slot, reading) in of.readings.iter().enumerate() {
                 let reading = reading.0 as usize;
                 let at = *known.entry((device, reading, sampling)).or_insert_with(|| {
-                    items.push(Item {
-                        device,
-                        reading,
-                        deadband: subscription::deadband(&plan.device.map, reading),
-                        trigger: plan.device.nodes.trigger,
-                        queue: plan.device.nodes.queue.max(1),
-                        targets: Vec::new(),
-                        state: ItemState::New,
-                        told: None,
-                        id: None,
-                    });
+                    items.push(item(plan, device, reading));
                     samplings.push(sampling);
                     items.len() - 1
                 });
-                items[at].targets.push(Target { device, read, slot });
+                items[at].targets.push(Target { gather: gathers.len(), slot });
             }
+            gathers.push((device, read, Gather::new(&plan.device.map, of)));
         }
     }
-    (items, samplings)
+    (items, samplings, gathers)
+}
+
+fn item(plan: &DevicePlan, device: usize, reading: usize) -> Item {
+    let Reading { place, decode } = &plan.device.map.readings[reading];
+    let is_whole = matches!(place, Place::Node(place) if place.member.is_none());
+    let is_plain = is_whole && decode.kind != Kind::Any && plan.device.nodes.times.is_none();
+    Item {
+        device,
+        reading,
+        plain: is_plain.then_some(decode.kind),
+        deadband: subscription::deadband(&plan.device.map, reading),
+        trigger: plan.device.nodes.trigger,
+        queue: plan.device.nodes.queue.max(1),
+        targets: Vec::new(),
+        state: ItemState::New,
+        told: None,
+        id: None,
+    }
 }
 
 /// Does the server not want the filter, whatever it is of the node (OPC UA Part 4, 5.13.2.4)?

@@ -39,13 +39,11 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Values of the clock after which its silence means something: there are servers whose clock node stands still.
 const PULSES_TO_TRUST: u32 = 3;
 
-/// Where a value goes: a reading of one read of one device.
+/// Where a value goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Index of the device on its connection.
-    pub device: usize,
-    /// Index of the read in its device's plan.
-    pub read: usize,
+    /// Index of the read among those that are watched.
+    pub gather: usize,
     /// Index of the reading in its read.
     pub slot: usize,
 }
@@ -57,6 +55,8 @@ pub struct Item {
     pub device: usize,
     /// Index of the reading in its device's map.
     pub reading: usize,
+    /// Its values need nothing but this to be understood: no member, no time stamps, no type of the server's own.
+    pub plain: Option<Kind>,
     /// How far it must move before the server tells.
     pub deadband: Option<f64>,
     /// What makes a notification.
