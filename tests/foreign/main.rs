@@ -19,6 +19,7 @@ mod node_opcua;
 mod opcua;
 mod outages;
 mod peers;
+mod plant;
 mod power;
 mod process;
 mod schemas;
