@@ -1,7 +1,8 @@
 //! `cargo bench --bench opcua_items [SECONDS]`: 10,000 monitored items that change once a second, watched by the gateway, and beside it by a bare
 //! client of the same library that only counts notifications.
 //!
-//! Server, bare client and gateway are processes of their own; the broker is in this one. CPU time and memory are those of each process.
+//! Server, bare client and gateway are processes of their own; the broker is in this one, with a subscriber that counts the values which
+//! arrive. CPU time and memory are those of each process, while values are counted.
 
 #![allow(clippy::expect_used)] // a bench that cannot start has nothing to say
 
@@ -24,14 +25,20 @@ use opcua::types::{
 use taktbus::config::plan::SinkConfig;
 use taktbus::config::{LoadOptions, load_text};
 use taktbus::demo::broker::Broker;
+use taktbus::demo::subscriber::Subscriber;
+use taktbus::metrics::Histogram;
 use taktbus::northbound::mqtt::config::MqttConfig;
 use taktbus::runtime::gateway::Gateway;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 const ITEMS: u32 = 10_000;
 const URI: &str = "urn:bench";
+
+/// The library makes folders for certificates, which nobody needs here.
+const NO_FOLDER: &str = "/dev/null/pki";
 
 /// Of both, and in the gateway's site too: at the interval of the changes, the server would leave out those that come a moment too soon.
 const SAMPLING: Duration = Duration::from_millis(500);
@@ -57,33 +64,77 @@ fn number(text: &str) -> u64 {
 }
 
 async fn compare(seconds: u64) {
-    let (mut server, address) = child(&["server"]);
+    let mut server = Running::start(&["server"]);
+    let address = server.line().await;
     let broker = Broker::bind(([127, 0, 0, 1], 0).into()).await.expect("a broker");
-    let at = broker.local_addr().to_string();
+    let at = broker.local_addr();
     tokio::spawn(broker.run(CancellationToken::new()));
+    let arrived = Arc::new(AtomicU64::new(0));
+    tokio::spawn(count_values(at, arrived.clone()));
     let seconds = seconds.to_string();
-    for arguments in [vec!["bare", &address, &seconds], vec!["gateway", &address, &at, &seconds]] {
-        let name = arguments[0].to_string();
-        let arguments: Vec<String> = arguments.into_iter().map(str::to_string).collect();
-        let told = tokio::task::spawn_blocking(move || {
-            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            let (mut child, line) = child(&arguments);
-            child.wait().expect("it ends");
-            line
-        });
-        println!("{name:8} {}", told.await.expect("it ends"));
-    }
-    server.kill().expect("the server ends");
-    server.wait().expect("the server has ended");
+
+    let bare = measured(&["bare", &address, &seconds], None).await;
+    let gateway = measured(&["gateway", &address, &at.to_string(), &seconds], Some(&arrived)).await;
+    println!("ratio    {:.2}", gateway / bare);
+    server.end();
 }
 
-/// Starts this program once more; its first line says what there is to say.
-fn child(arguments: &[&str]) -> (Child, String) {
-    let program = std::env::current_exe().expect("this program's path");
-    let mut child = Command::new(program).args(arguments).stdout(Stdio::piped()).spawn().expect("a process");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
-    (child, line.trim().to_string())
+/// Runs a client and prints what it took; its CPU time for a value. `arrived`: where its values are counted, if it doesn't do it itself.
+async fn measured(arguments: &[&str], arrived: Option<&AtomicU64>) -> f64 {
+    let mut client = Running::start(arguments);
+    let arrived = || arrived.map_or(0, |arrived| arrived.load(Relaxed));
+    assert_eq!(client.line().await, "begin");
+    let before = arrived();
+    let line = client.line().await;
+    let counted = arrived() - before;
+    let mut words = line.splitn(4, ' ');
+    let mut word = || words.next().expect("a word");
+    let (values, cpu, seconds) = (number(word()), number(word()), number(word()));
+    let values = values + counted;
+    let each = cpu as f64 * 1e3 / values as f64;
+    let per_second = values / seconds;
+    println!("{:8} {per_second} values/s, {each:.2} µs CPU per value, {}", arguments[0], word());
+    client.end();
+    each
+}
+
+/// A program's points are named `i0`, `i1`, …: each `"i` is a value.
+async fn count_values(broker: SocketAddr, count: Arc<AtomicU64>) {
+    let mut subscriber = Subscriber::new(broker);
+    loop {
+        let payload = subscriber.next().await;
+        count.fetch_add(payload.windows(2).filter(|pair| pair == b"\"i").count() as u64, Relaxed);
+    }
+}
+
+/// This program once more, as something else.
+struct Running {
+    child: Child,
+    lines: mpsc::UnboundedReceiver<String>,
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let program = std::env::current_exe().expect("this program's path");
+        let mut child =
+            Command::new(program).args(arguments).stdout(Stdio::piped()).spawn().expect("a process");
+        let output = BufReader::new(child.stdout.take().expect("its output"));
+        let (sender, lines) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Self { child, lines }
+    }
+
+    async fn line(&mut self) -> String {
+        self.lines.recv().await.expect("a line")
+    }
+
+    fn end(mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        self.child.wait().expect("it has ended");
+    }
 }
 
 async fn server() {
@@ -92,7 +143,7 @@ async fn server() {
     let metadata = NamespaceMetadata { namespace_uri: URI.into(), ..NamespaceMetadata::default() };
     let mut builder = ServerBuilder::new_anonymous("bench")
         .application_uri("urn:bench:server")
-        .pki_dir(std::env::temp_dir().join("taktbus-bench-pki"))
+        .pki_dir(NO_FOLDER)
         .host("127.0.0.1")
         .port(address.port())
         .subscription_poll_interval_ms(10)
@@ -100,6 +151,9 @@ async fn server() {
     let limits = &mut builder.limits_mut().subscriptions;
     (limits.min_sampling_interval_ms, limits.min_publishing_interval_ms) = (10.0, 10.0);
     limits.max_monitored_items_per_sub = 2 * ITEMS as usize;
+    // By default a message has 320 KiB at most, which is not enough for all values (BadResponseTooLarge).
+    let limits = builder.limits_mut();
+    (limits.max_message_size, limits.max_chunk_count) = (8 << 20, 128);
     let (server, handle) = builder.build().expect("a server");
     let running = handle.clone();
     tokio::spawn(server.run_with(listener));
@@ -136,7 +190,7 @@ async fn bare(address: &str, seconds: u64) {
     let mut client = ClientBuilder::new()
         .application_name("bare")
         .application_uri("urn:bare")
-        .pki_dir(std::env::temp_dir().join("taktbus-bench-pki"))
+        .pki_dir(NO_FOLDER)
         .max_array_length(1 << 20)
         .max_message_size(8 << 20)
         .max_chunk_count(128)
@@ -156,8 +210,7 @@ async fn bare(address: &str, seconds: u64) {
             SAMPLING,
             120,
             6,
-            // Ten thousand values are more than the server sends to this client at once (BadResponseTooLarge).
-            1_000,
+            0,
             0,
             true,
             DataChangeCallback::new(move |_, _| {
@@ -183,9 +236,10 @@ async fn bare(address: &str, seconds: u64) {
         assert!(results.iter().all(|result| result.result.status_code.is_good()), "an item is refused");
     }
     sleep(Duration::from_secs(2)).await;
+    println!("begin");
     let (before, cpu) = (count.load(Relaxed), cpu_ms());
     sleep(Duration::from_secs(seconds)).await;
-    told(count.load(Relaxed) - before, cpu_ms() - cpu, seconds, "");
+    println!("{} {} {seconds} RSS {} MiB", count.load(Relaxed) - before, cpu_ms() - cpu, rss_mib());
     running.abort();
 }
 
@@ -211,21 +265,25 @@ async fn gateway(address: &str, broker: SocketAddr, seconds: u64) {
     let stop = CancellationToken::new();
     let running = tokio::spawn(gateway.run(stop.clone()));
     sleep(Duration::from_secs(3)).await;
-    let delivered = || metrics.devices.iter().map(|device| device.delivered.get()).sum::<u64>();
-    let (before, cpu) = (delivered(), cpu_ms());
+    println!("begin");
+    for device in &metrics.devices {
+        device.total.clear();
+        device.stages.iter().for_each(Histogram::clear);
+    }
+    let cpu = cpu_ms();
     sleep(Duration::from_secs(seconds)).await;
-    let messages = delivered() - before;
     let p99 = metrics.devices.iter().filter_map(|device| device.total.quantile(0.99)).max();
-    // Each message has one read's points, and every point changes each second.
-    let rest = format!(", {messages} messages, p99 notification to PUBACK {p99:?}");
-    told(messages * 500, cpu_ms() - cpu, seconds, &rest);
+    let stages: Vec<_> = (0..4)
+        .map(|stage| metrics.devices.iter().filter_map(|device| device.stages[stage].quantile(0.99)).max())
+        .collect();
+    let late: u64 = metrics.devices.iter().map(|device| device.violations_total()).sum();
+    println!(
+        "0 {} {seconds} RSS {} MiB, p99 notification to PUBACK {p99:?} (stages {stages:?}), {late} late",
+        cpu_ms() - cpu,
+        rss_mib()
+    );
     stop.cancel();
     running.await.expect("it ends").expect("it ran");
-}
-
-fn told(values: u64, cpu: u64, seconds: u64, rest: &str) {
-    let per_second = values / seconds;
-    println!("{per_second} values/s, {} ms CPU per second, RSS {} MiB{rest}", cpu / seconds, rss_mib());
 }
 
 /// User and system time of this process (proc(5): fields 14 and 15 of stat, in hundredths of a second).

@@ -140,6 +140,12 @@ impl Histogram {
         Some(Duration::from_micros(upper_micros(bucket)).min(self.max()))
     }
 
+    /// Forgets what was counted: a measurement leaves out how a start went.
+    pub fn clear(&self) {
+        self.buckets.iter().for_each(|bucket| bucket.store(0, Relaxed));
+        self.max_micros.store(0, Relaxed);
+    }
+
     /// The longest one.
     pub fn max(&self) -> Duration {
         Duration::from_micros(self.max_micros.load(Relaxed))

@@ -232,3 +232,34 @@ fn the_demo_runs_a_site_without_its_devices_and_without_its_broker() {
     }
     assert!(config::load(&site, &LoadOptions::default()).is_sound());
 }
+
+/// OPC UA libraries like to make folders for certificates wherever they are.
+#[test]
+fn nothing_is_left_in_the_current_directory_nor_among_temporary_files() {
+    let folder = folder("leavings");
+    let here = folder.join("here");
+    std::fs::create_dir(&here).unwrap();
+    let (site, simulated) = (folder.join("site.yaml"), folder.join("simulated.yaml"));
+    let plant = "site: s\nconnections: {plc: {opcua: 'opc.tcp://plc', security: None}}\ndevices:\n  press: {via: plc, \
+                 namespace: 'urn:plant', subscribe: 100ms, points: {speed: {node: s=Speed, type: float64}}}\n";
+    std::fs::write(&site, format!("{plant}{PUBLISH}")).unwrap();
+    let taktbus = |arguments: &[&Path]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_taktbus"));
+        command.args(arguments).current_dir(&here).env("TMPDIR", &here).env_remove("STATE_DIRECTORY");
+        command
+    };
+    let path = Path::new;
+    let mut simulating = taktbus(&[path("simulate"), &site, path("--site"), &simulated]);
+    let mut simulating = simulating.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(simulating.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("serving until Ctrl-C")), "it ended");
+    let read = taktbus(&[path("read"), &simulated, path("--json"), path("--timeout"), path("60s")]).output();
+    simulating.kill().unwrap();
+    simulating.wait().unwrap();
+    let read = read.unwrap();
+    assert!(String::from_utf8_lossy(&read.stdout).contains(r#""values":{"speed":"#), "{read:?}");
+    let demo = taktbus(&[path("demo"), path("--for"), path("2s")]).output().unwrap();
+    assert!(demo.status.success(), "{demo:?}");
+    let left: Vec<_> = std::fs::read_dir(&here).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}

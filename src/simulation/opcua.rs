@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,23 +28,16 @@ const STEP: Duration = Duration::from_millis(250);
 /// Nodes that one client may watch.
 const MOST_ITEMS: usize = 100_000;
 
+/// The library makes folders for certificates wherever it's told, and in the current directory where it isn't. Without security
+/// it needs none; here it can't make any.
+const NO_FOLDER: &str = "/dev/null/pki";
+
 /// A server that has not begun.
 pub struct Simulated {
     server: Server,
     handle: ServerHandle,
     nodes: Vec<Node>,
     still: bool,
-    pki: Folders,
-}
-
-/// Folders that are gone when nobody needs them any more.
-struct Folders(PathBuf);
-
-impl Drop for Folders {
-    fn drop(&mut self) {
-        // Nothing is in them; who can't remove them leaves them.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 struct Node {
@@ -71,11 +63,8 @@ enum Where {
 /// A server for these devices, at this address.
 pub fn server(devices: &[Device], still: bool, address: SocketAddr) -> Result<Simulated, String> {
     let namespaces = namespaces(devices);
-    // The library wants folders for certificates, even where there are none.
-    let pki =
-        std::env::temp_dir().join(format!("taktbus-simulation-{}-{}", std::process::id(), address.port()));
     let mut builder = ServerBuilder::new_anonymous("taktbus simulation")
-        .pki_dir(&pki)
+        .pki_dir(NO_FOLDER)
         .application_uri("urn:taktbus:simulation")
         .host(address.ip().to_string())
         .port(address.port())
@@ -99,7 +88,7 @@ pub fn server(devices: &[Device], still: bool, address: SocketAddr) -> Result<Si
             }
         }
     }
-    Ok(Simulated { server, handle, nodes, still, pki: Folders(pki) })
+    Ok(Simulated { server, handle, nodes, still })
 }
 
 /// The namespaces that the devices' addresses name: by the name of the manager that has each. An index that is written as a number
@@ -167,7 +156,7 @@ fn node(
 impl Simulated {
     /// Serves until it's dropped.
     pub async fn serve(self, listener: TcpListener) {
-        let Self { server, handle, nodes, still, pki: _folders } = self;
+        let Self { server, handle, nodes, still } = self;
         // The library makes tasks of its own, which end with this token.
         let _over = handle.token().clone().drop_guard();
         let serving = server.run_with(listener);

@@ -1,95 +1,16 @@
 //! OPC UA against asyncua: every policy and user, structures and enumerations, what is bad, a thousand watched nodes, and a server that is killed
 //! and comes back with other namespaces.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::SOON;
 use crate::broker::{Access, Broker, Subscriber};
 use crate::folder::Folder;
 use crate::gateway::{Gateway, output, taktbus};
 use crate::json::member;
-use crate::peers::{Peer, needs};
-use crate::process::Process;
-
-/// The driver promises to be back so soon after the server is.
-const BACK_WITHIN: Duration = Duration::from_secs(5);
-
-/// A server, and what it takes to start it again at the same place.
-struct Plant {
-    process: Process,
-    port: u16,
-    certificate: PathBuf,
-    key: PathBuf,
-}
-
-impl Plant {
-    fn start(folder: &Folder, items: u32) -> Self {
-        let (certificate, key) = (folder.path("plant.der"), folder.path("plant.pem"));
-        let made = Peer::Openssl
-            .command()
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "30",
-                "-subj",
-                "/CN=plant",
-                "-outform",
-                "DER",
-            ])
-            .args(["-addext", "subjectAltName=URI:urn:plant:server,IP:127.0.0.1"])
-            .arg("-keyout")
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let (process, port) = serve(0, 0, &certificate, &key, items);
-        Self { process, port, certificate, key }
-    }
-
-    /// `kill -9`, and another one with so many namespaces before the plant's.
-    fn kill_and_restart(&mut self, fillers: u32) {
-        self.kill();
-        self.restart(fillers);
-    }
-
-    fn kill(&mut self) {
-        self.process.signal("KILL");
-        self.process.finish(SOON);
-    }
-
-    fn restart(&mut self, fillers: u32) {
-        (self.process, _) = serve(self.port, fillers, &self.certificate, &self.key, 0);
-    }
-
-    fn tell(&mut self, command: &str) {
-        self.process.write_line(command);
-        self.process.line_where(SOON, command, |line| (line == "ok").then_some(()));
-    }
-}
-
-fn serve(port: u16, fillers: u32, certificate: &PathBuf, key: &PathBuf, items: u32) -> (Process, u16) {
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/peers/asyncua_server.py");
-    let mut command: Command = Peer::Asyncua.command();
-    command
-        .arg(script)
-        .args([port.to_string(), fillers.to_string()])
-        .arg(certificate)
-        .arg(key)
-        .arg(items.to_string());
-    let mut process = Process::start("asyncua", &mut command);
-    let port = process.line_where(SOON, "listening", |line| line.strip_prefix("listening ")?.parse().ok());
-    (process, port)
-}
+use crate::peers::needs;
+use crate::plant::{BACK_WITHIN, Plant, Server, site};
 
 const POINTS: &str = "      speed: {node: s=Speed, type: float64}\n      count: {node: s=Count}\n      \
     temps: {node: s=Temps}\n      second: {node: s=Temps, member: '[1]', rate: slow}\n      name: {node: /Line1/Name, rate: slow}\n      \
@@ -97,23 +18,11 @@ const POINTS: &str = "      speed: {node: s=Speed, type: float64}\n      count: 
     label: {node: s=Zones, member: '[1].label', rate: slow}\n      mode: {node: s=Mode}\n      missing: {node: s=Nope}\n      \
     wrong: {node: s=Count, type: int16, rate: slow}\n";
 
-fn site(folder: &Folder, plant: &Plant, connection: &str, points: &str, broker: u16) -> PathBuf {
-    folder.write(
-        "site.yaml",
-        &format!(
-            "site: hall\nconnections:\n  line: {{opcua: \"opc.tcp://127.0.0.1:{}/plant\"{connection}}}\ndevices:\n  press:\n    via: line\n    \
-             namespace: urn:plant\n    every: {{slow: 200ms}}\n    subscribe: 100ms\n    points:\n{points}\
-             publish: {{cloud: {{mqtt: \"mqtt://127.0.0.1:{broker}\"}}}}\n",
-            plant.port
-        ),
-    )
-}
-
 #[test]
 fn every_policy_and_user_reads_the_same_values() {
     needs!(Asyncua, Openssl);
     let folder = Folder::new("opcua-policies");
-    let plant = Plant::start(&folder, 0);
+    let plant = Plant::start(Server::Asyncua, &folder, 0);
     let state = folder.path("state");
     let state = state.to_str().unwrap();
     let read = |connection: &str| {
@@ -178,7 +87,7 @@ fn every_policy_and_user_reads_the_same_values() {
 fn a_killed_server_is_back_within_five_seconds_whatever_its_namespaces_are() {
     needs!(Asyncua, Openssl, Mosquitto, MosquittoSub);
     let folder = Folder::new("opcua-restarts");
-    let mut plant = Plant::start(&folder, 0);
+    let mut plant = Plant::start(Server::Asyncua, &folder, 0);
     let broker = Broker::open(&folder);
     let mut subscriber = Subscriber::new(&broker, &Access::default());
     let points = "      speed: {node: s=Speed, type: float64}\n      polled: {node: s=Speed, rate: slow}\n";
@@ -219,7 +128,7 @@ fn a_value_is_at_the_subscriber_within_five_seconds_of_each_return() {
     needs!(Asyncua, Openssl, Mosquitto, MosquittoSub);
     let turns = if std::env::var_os("TAKTBUS_LONG").is_some() { 100 } else { 3 };
     let folder = Folder::new("opcua-recoveries");
-    let mut plant = Plant::start(&folder, 0);
+    let mut plant = Plant::start(Server::Asyncua, &folder, 0);
     let broker = Broker::open(&folder);
     let mut subscriber = Subscriber::new(&broker, &Access::default());
     let points = "      speed: {node: s=Speed, type: float64}\n";
@@ -263,7 +172,7 @@ fn values_are_written_and_methods_called() {
 
     needs!(Asyncua, Openssl);
     let folder = Folder::new("opcua-writes");
-    let plant = Plant::start(&folder, 0);
+    let plant = Plant::start(Server::Asyncua, &folder, 0);
     let config = OpcuaConfig {
         endpoint: Endpoint::of(&format!("opc.tcp://127.0.0.1:{}/plant", plant.port)).unwrap(),
         security: Security::None,
@@ -324,7 +233,7 @@ fn a_thousand_watched_nodes_all_tell_their_changes() {
     needs!(Asyncua, Openssl, Mosquitto, MosquittoSub);
     const ITEMS: u32 = 1_000;
     let folder = Folder::new("opcua-thousand");
-    let mut plant = Plant::start(&folder, ITEMS);
+    let mut plant = Plant::start(Server::Asyncua, &folder, ITEMS);
     let broker = Broker::open(&folder);
     let mut subscriber = Subscriber::new(&broker, &Access::default());
     let points = "      i_{0..999}: {node: 's=Item.{}'}\n";

@@ -23,11 +23,12 @@ pub enum Peer {
     CheckJsonschema,
     Asyncua,
     Hypercorn,
+    NodeOpcua,
     Faketime,
 }
 
 impl Peer {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Pymodbus,
         Self::Libmodbus,
         Self::Mosquitto,
@@ -39,6 +40,7 @@ impl Peer {
         Self::CheckJsonschema,
         Self::Asyncua,
         Self::Hypercorn,
+        Self::NodeOpcua,
         Self::Faketime,
     ];
 
@@ -49,6 +51,7 @@ impl Peer {
             Self::Pymodbus => Some(folder().join("venv/bin/python")).filter(|path| path.exists()),
             Self::Asyncua => installed("asyncua"),
             Self::Hypercorn => installed("hypercorn"),
+            Self::NodeOpcua => in_path("node").filter(|_| node().join("stamp").exists()),
             Self::Libmodbus => Some(folder().join("libmodbus_server")).filter(|path| path.exists()),
             Self::Mosquitto => in_path("mosquitto"),
             Self::MosquittoSub => in_path("mosquitto_sub"),
@@ -66,7 +69,17 @@ impl Peer {
 
     /// A command that runs it. Call only after [`needs!`] has found it.
     pub fn command(self) -> Command {
-        Command::new(self.path().unwrap_or_else(|| panic!("{self:?} is not installed")))
+        let mut command = Command::new(self.path().unwrap_or_else(|| panic!("{self:?} is not installed")));
+        if self == Self::NodeOpcua {
+            command.env("NODE_PATH", node().join("node_modules"));
+        }
+        command
+    }
+
+    /// Why `tests/run` could not provide it, where that may be.
+    pub fn excuse(self) -> Option<String> {
+        let reason = (self == Self::NodeOpcua).then(|| node().join("skipped"))?;
+        std::fs::read_to_string(reason).ok().map(|reason| reason.trim().to_owned())
     }
 }
 
@@ -74,8 +87,10 @@ impl Peer {
 macro_rules! needs {
     ($($peer:ident),+) => {
         $(if $crate::peers::Peer::$peer.path().is_none() {
-            let line = format!("LEFT OUT: {} needs {}", module_path!(), stringify!($peer));
-            assert!(!$crate::peers::required(), "{line}");
+            let excuse = $crate::peers::Peer::$peer.excuse();
+            let reason = excuse.as_deref().unwrap_or("it is not installed");
+            let line = format!("skipped: {} needs {}: {reason}", module_path!(), stringify!($peer));
+            assert!(excuse.is_some() || !$crate::peers::required(), "{line}");
             $crate::peers::say(&line);
             return;
         })+
@@ -206,6 +221,11 @@ fn folder() -> PathBuf {
         Some(folder) => folder.into(),
         None => Path::new(env!("CARGO_TARGET_TMPDIR")).join("../peers"),
     }
+}
+
+/// Where npm has put its packages.
+fn node() -> PathBuf {
+    folder().join("node")
 }
 
 /// The interpreter, where this was installed too: an older environment has it without.

@@ -162,6 +162,23 @@ async fn a_cut_wire_and_a_black_hole_are_noticed_and_overcome() {
     watch.stop().await;
 }
 
+/// Servers have limits for messages (this one 320 KiB), and do not send what is longer.
+#[tokio::test]
+async fn notifications_that_are_too_long_for_the_server_come_in_smaller_pieces() {
+    let plant = Plant::start(0, &["urn:plant"], None).await;
+    let mut points = String::new();
+    for item in 0..400 {
+        plant.add("urn:plant", &format!("Text{item}"), format!("{item} {}", "x".repeat(2_000)));
+        points += &format!("      t{item}: {{node: s=Text{item}, type: string}}\n");
+    }
+    let mut watch = Watch::start(&at(plant.address), &format!("{PRESS}{points}"), None);
+    for item in [0, 399] {
+        watch.until(&format!("t{item}"), &format!("{item} {}", "x".repeat(2_000))).await;
+    }
+    assert!(watch.online);
+    watch.stop().await;
+}
+
 #[tokio::test]
 async fn a_stop_gives_the_session_back() {
     let plant = Plant::with_sessions(1, 0, &["urn:plant"], None).await;

@@ -21,12 +21,14 @@ use super::nodes::Nodes;
 use super::plan::OpcuaPlan;
 use super::services::{OperationLimits, value_of};
 use super::subscription::{self, Item, ItemState, PULSE_HANDLE, Silence, Subscription, Target};
-use super::values::status;
+use super::values::{quality, status};
 use crate::drivers::schedule::{Entry, Health, Next, Outcome, Schedule};
 use crate::drivers::{Driver, LinkLost, seed_of};
 use crate::mapping::batch::{Batch, DeviceState, Note};
+use crate::mapping::compiled::{Kind, Reading};
 use crate::mapping::device::{DevicePlan, Every};
 use crate::metrics::DeviceMetrics;
+use crate::model::place::Place;
 use crate::model::time::Stamp;
 use crate::model::value::{Cause, Status};
 
@@ -54,6 +56,10 @@ const TIMEOUTS: u32 = 3;
 /// Lost notifications that are asked for again; beyond, the subscription is made anew.
 const MOST_REPUBLISHED: u32 = 100;
 
+/// Values in one notification: what is longer than a server's messages may be (320 KiB are usual) is never sent. Where even so many
+/// are too long, half as many are asked for at the next connect.
+const MOST_NOTIFIED: u32 = 1_000;
+
 type Published = Result<Box<PublishResponse>, Failure>;
 
 /// One connection to one server.
@@ -64,13 +70,15 @@ pub struct OpcuaDriver {
     schedule: Schedule,
     items: Vec<Item>,
     subscriptions: Vec<Subscription>,
-    /// By device and read; only of those that are watched.
-    gathers: HashMap<(usize, usize), Gather>,
+    /// Reads that are watched, by device and read, in the order of the site file.
+    gathers: Vec<(usize, usize, Gather)>,
     session: Option<Session>,
     changes: VecDeque<(usize, DeviceState)>,
     ready: VecDeque<Batch>,
     /// What has been said of addresses.
     told: BTreeSet<String>,
+    /// Values that this server is asked to put into one notification at most.
+    most_notified: u32,
 }
 
 /// What lasts as long as a link.
@@ -128,13 +136,7 @@ impl OpcuaDriver {
             }));
             devices.push(Arc::new(DevicePlan { device, reads, metrics }));
         }
-        let (items, samplings) = items(&devices);
-        let mut gathers = HashMap::new();
-        for (device, plan) in devices.iter().enumerate() {
-            let watched =
-                plan.reads.iter().enumerate().filter(|(_, read)| matches!(read.every, Every::Changes(_)));
-            gathers.extend(watched.map(|(ix, read)| ((device, ix), Gather::new(&plan.device.map, read))));
-        }
+        let (items, samplings, gathers) = items(&devices);
         Self {
             plan,
             identity,
@@ -147,6 +149,7 @@ impl OpcuaDriver {
             changes: VecDeque::new(),
             ready: VecDeque::new(),
             told: BTreeSet::new(),
+            most_notified: MOST_NOTIFIED,
         }
     }
 
@@ -162,7 +165,7 @@ impl OpcuaDriver {
         let publishing = JoinSet::new();
         let mut session = Session { link, limits, nodes, publishing, timeouts: 0, retry, inspection };
         self.register(&mut session).await?;
-        self.gathers.values_mut().for_each(Gather::forget);
+        self.gathers.iter_mut().for_each(|(_, _, gather)| gather.forget());
         self.items.iter_mut().for_each(|item| item.told = None);
         for at in 0..self.subscriptions.len() {
             self.subscriptions[at].is_second = false;
@@ -205,7 +208,7 @@ impl OpcuaDriver {
     async fn subscribe(&mut self, session: &Session, at: usize) -> Result<(), Failure> {
         let (channel, limit) = (session.link.channel(), session.link.timeout());
         let subscription = &mut self.subscriptions[at];
-        subscription.create(channel, limit).await?;
+        subscription.create(channel, self.most_notified, limit).await?;
         let items = subscription.items.clone();
         let pulse = channel.monitor(subscription.id, vec![subscription.pulse_item()], limit).await?;
         if pulse.iter().any(|result| result.status_code.is_bad()) {
@@ -234,12 +237,14 @@ impl OpcuaDriver {
         let most = items.iter().filter_map(|ix| most(*ix)).min().map_or(usize::MAX, |most| most as usize);
         let mut size = session.limits.monitor.min(most).max(1);
         let mut unfiltered = Vec::new();
+        let mut slowest: f64 = 0.0;
         while !wanted.is_empty() {
             let part: Vec<_> = wanted.drain(..wanted.len().min(size)).collect();
             match self.monitor_part(session, at, &part).await {
                 Ok(results) => {
                     for ((ix, filtered), result) in part.into_iter().zip(results) {
                         let code = result.status_code;
+                        slowest = slowest.max(result.revised_sampling_interval);
                         if filtered && is_about_the_filter(code) {
                             unfiltered.push((ix, false));
                         } else if code.is_bad() {
@@ -264,6 +269,7 @@ impl OpcuaDriver {
                 wanted.append(&mut unfiltered);
             }
         }
+        self.subscriptions[at].note_sampling(slowest);
         for (ix, cause) in found {
             self.is_bad(ix, cause);
         }
@@ -306,9 +312,9 @@ impl OpcuaDriver {
         let Self { items, gathers, devices, ready, .. } = self;
         let Some((last, others)) = items[ix].targets.split_last() else { return };
         let mut give = |target: &Target, raw| {
-            let gather = gathers.get_mut(&(target.device, target.read));
-            if let Some(gathered) = gather.and_then(|gather| gather.take(target.slot, raw, note)) {
-                ready.push_back(batch(&devices[target.device], target.read, gathered, now));
+            let (device, read, gather) = &mut gathers[target.gather];
+            if let Some(gathered) = gather.take(target.slot, raw, note) {
+                ready.push_back(batch(&devices[*device], *read, gathered, now));
             }
         };
         others.iter().for_each(|target| give(target, raw.clone()));
@@ -317,12 +323,9 @@ impl OpcuaDriver {
 
     /// Makes batches of all that was taken.
     fn flush(&mut self, now: Instant) {
-        // In the order of the site file, whatever the map's order is.
-        let mut keys: Vec<_> = self.gathers.keys().copied().collect();
-        keys.sort_unstable();
-        for (device, read) in keys {
-            if let Some(gathered) = self.gathers.get_mut(&(device, read)).and_then(Gather::flush) {
-                self.ready.push_back(batch(&self.devices[device], read, gathered, now));
+        for (device, read, gather) in &mut self.gathers {
+            if let Some(gathered) = gather.flush() {
+                self.ready.push_back(batch(&self.devices[*device], *read, gathered, now));
             }
         }
     }
@@ -375,6 +378,10 @@ impl OpcuaDriver {
             Err(Failure::Refused(StatusCode::BadTooManyPublishRequests)) => return Ok(()),
             Err(Failure::Refused(StatusCode::BadNoSubscription)) => {
                 return Err(LinkLost("the server has lost our subscriptions".into()));
+            }
+            Err(Failure::Refused(StatusCode::BadResponseTooLarge)) if self.most_notified > 1 => {
+                self.most_notified /= 2;
+                return Err(LinkLost("notifications are longer than the server's messages may be".into()));
             }
             Err(Failure::Timeout) => {
                 self.publish_again(Vec::new());
@@ -480,7 +487,10 @@ impl OpcuaDriver {
         let Some(item) = self.items.get(ix) else { return };
         let (device, reading) = (item.device, item.reading);
         let Some(session) = &self.session else { return };
-        let quality = session.nodes.quality(&self.devices[device], device, reading, value);
+        let quality = match item.plain {
+            Some(kind) => quality(value, kind, None, None),
+            None => session.nodes.quality(&self.devices[device], device, reading, value),
+        };
         match quality.raw {
             // There are servers that watch what does not exist, and say so by a value; it may exist some day.
             Err(cause @ Cause::Status(status)) if is_absence(status) => self.is_bad(ix, cause),
@@ -729,9 +739,11 @@ impl Driver for OpcuaDriver {
     }
 }
 
-/// What is watched, and how often each is sampled: a reading once for each interval that it's wanted at.
-fn items(devices: &[Arc<DevicePlan>]) -> (Vec<Item>, Vec<Duration>) {
-    let (mut items, mut samplings): (Vec<Item>, Vec<Duration>) = (Vec::new(), Vec::new());
+type Watched = (Vec<Item>, Vec<Duration>, Vec<(usize, usize, Gather)>);
+
+/// What is watched, how often each is sampled, and what its values become: a reading once for each interval that it's wanted at.
+fn items(devices: &[Arc<DevicePlan>]) -> Watched {
+    let (mut items, mut samplings, mut gathers) = Watched::default();
     let mut known: HashMap<(usize, usize, Duration), usize> = HashMap::new();
     for (device, plan) in devices.iter().enumerate() {
         for (read, of) in plan.reads.iter().enumerate() {
@@ -739,25 +751,34 @@ fn items(devices: &[Arc<DevicePlan>]) -> (Vec<Item>, Vec<Duration>) {
             for (slot, reading) in of.readings.iter().enumerate() {
                 let reading = reading.0 as usize;
                 let at = *known.entry((device, reading, sampling)).or_insert_with(|| {
-                    items.push(Item {
-                        device,
-                        reading,
-                        deadband: subscription::deadband(&plan.device.map, reading),
-                        trigger: plan.device.nodes.trigger,
-                        queue: plan.device.nodes.queue.max(1),
-                        targets: Vec::new(),
-                        state: ItemState::New,
-                        told: None,
-                        id: None,
-                    });
+                    items.push(item(plan, device, reading));
                     samplings.push(sampling);
                     items.len() - 1
                 });
-                items[at].targets.push(Target { device, read, slot });
+                items[at].targets.push(Target { gather: gathers.len(), slot });
             }
+            gathers.push((device, read, Gather::new(&plan.device.map, of)));
         }
     }
-    (items, samplings)
+    (items, samplings, gathers)
+}
+
+fn item(plan: &DevicePlan, device: usize, reading: usize) -> Item {
+    let Reading { place, decode } = &plan.device.map.readings[reading];
+    let is_whole = matches!(place, Place::Node(place) if place.member.is_none());
+    let is_plain = is_whole && decode.kind != Kind::Any && plan.device.nodes.times.is_none();
+    Item {
+        device,
+        reading,
+        plain: is_plain.then_some(decode.kind),
+        deadband: subscription::deadband(&plan.device.map, reading),
+        trigger: plan.device.nodes.trigger,
+        queue: plan.device.nodes.queue.max(1),
+        targets: Vec::new(),
+        state: ItemState::New,
+        told: None,
+        id: None,
+    }
 }
 
 /// Does the server not want the filter, whatever it is of the node (OPC UA Part 4, 5.13.2.4)?

@@ -209,6 +209,7 @@ impl Link {
         timed(config, "activating the session", activate.send(&channel))
             .await?
             .map_err(lost("the server refuses the user"))?;
+        warn_of_weakness(config);
         Ok(Self { channel: Arc::new(Channel { channel, token }), timeout: config.timeout, _pump: pump })
     }
 
@@ -235,6 +236,21 @@ impl Link {
     }
 }
 
+/// Says at each session what the site file has opted for.
+fn warn_of_weakness(config: &OpcuaConfig) {
+    match config.security {
+        Security::None => tracing::warn!(
+            server = %config.endpoint,
+            "security: None: messages are neither signed nor encrypted, whoever is on the way can read and change them"
+        ),
+        Security::Policy(policy, _) if policy.is_deprecated() => tracing::warn!(
+            server = %config.endpoint, policy = policy.name(),
+            "the security policy has been broken, and is deprecated since OPC UA 1.04"
+        ),
+        Security::Policy(..) | Security::Best(_) => {}
+    }
+}
+
 async fn timed<T>(config: &OpcuaConfig, what: &str, step: impl Future<Output = T>) -> Result<T, LinkLost> {
     timeout(config.timeout, step)
         .await
@@ -250,6 +266,13 @@ fn explained(error: &Error) -> String {
         StatusCode::BadSecurityChecksFailed | StatusCode::BadCertificateUntrusted => {
             format!(
                 "{} (does the server trust our certificate, pki/own/cert.der of the state directory?)",
+                error.status()
+            )
+        }
+        StatusCode::BadCertificateUriInvalid => {
+            format!(
+                "{} (our certificate is of another name of this machine; without pki/own and pki/private of the state directory \
+                 another one is made, which the server must be told to trust)",
                 error.status()
             )
         }

@@ -120,8 +120,9 @@ impl Pki {
             organizational_unit: String::new(),
             country: String::new(),
             state: String::new(),
-            // The first is taken for the URI.
-            alt_host_names: vec![uri.to_string(), host.to_string()].into(),
+            // The URI as a URI: servers compare it with what the session says (OPC UA Part 6, 6.2.2). Without localhost, and
+            // without what the machine is called by its resolver.
+            alt_host_names: X509Data::alt_host_names(uri, Some(vec![host.to_string()]), false, false, false),
             certificate_duration_days: OWN_DAYS,
         };
         let (certificate, key) = X509::cert_and_pkey(&wanted).map_err(PkiError::Certificate)?;
@@ -317,4 +318,26 @@ fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&beside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_certificate_has_the_application_uri_as_a_uri_and_is_kept() {
+        let state = std::env::temp_dir().join(format!("taktbus-own-certificate-{}", std::process::id()));
+        let pki = Pki::in_state(&state);
+        let (made, _) = pki.own("urn:gateway-7:taktbus", "gateway-7").unwrap();
+        let der = made.to_der().unwrap();
+        // GeneralName: [6] uniformResourceIdentifier, [2] dNSName (RFC 5280, 4.2.1.6).
+        let names = [(0x86, "urn:gateway-7:taktbus"), (0x82, "gateway-7")].map(|(tag, name)| {
+            let bytes = [&[tag, name.len() as u8], name.as_bytes()].concat();
+            der.windows(bytes.len()).position(|window| window == bytes)
+        });
+        assert!(names[0].is_some() && names[0] < names[1], "{names:?}");
+        let (again, _) = pki.own("urn:gateway-7:taktbus", "gateway-7").unwrap();
+        assert_eq!(again.to_der().unwrap(), der);
+        fs::remove_dir_all(state).unwrap();
+    }
 }

@@ -211,12 +211,13 @@ impl Channel {
         Ok(found)
     }
 
-    /// CreateSubscription (Part 4, 5.14.2).
+    /// CreateSubscription (Part 4, 5.14.2), with so many values in one notification at most.
     pub async fn subscribe(
         &self,
         publishing: Duration,
         lifetime: u32,
         keep_alive: u32,
+        most: u32,
         limit: Duration,
     ) -> Result<CreateSubscriptionResponse, Failure> {
         let request = CreateSubscriptionRequest {
@@ -224,7 +225,7 @@ impl Channel {
             requested_publishing_interval: millis(publishing),
             requested_lifetime_count: lifetime,
             requested_max_keep_alive_count: keep_alive,
-            max_notifications_per_publish: 0,
+            max_notifications_per_publish: most,
             publishing_enabled: true,
             priority: 0,
         };

@@ -39,13 +39,11 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Values of the clock after which its silence means something: there are servers whose clock node stands still.
 const PULSES_TO_TRUST: u32 = 3;
 
-/// Where a value goes: a reading of one read of one device.
+/// Where a value goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Index of the device on its connection.
-    pub device: usize,
-    /// Index of the read in its device's plan.
-    pub read: usize,
+    /// Index of the read among those that are watched.
+    pub gather: usize,
     /// Index of the reading in its read.
     pub slot: usize,
 }
@@ -57,6 +55,8 @@ pub struct Item {
     pub device: usize,
     /// Index of the reading in its device's map.
     pub reading: usize,
+    /// Its values need nothing but this to be understood: no member, no time stamps, no type of the server's own.
+    pub plain: Option<Kind>,
     /// How far it must move before the server tells.
     pub deadband: Option<f64>,
     /// What makes a notification.
@@ -143,11 +143,12 @@ impl Subscription {
     }
 
     /// Creates it on the server, without items.
-    pub async fn create(&mut self, channel: &Channel, limit: Duration) -> Result<(), Failure> {
+    /// `most`: values in one notification.
+    pub async fn create(&mut self, channel: &Channel, most: u32, limit: Duration) -> Result<(), Failure> {
         let keep_alive = count(KEEP_ALIVE, self.sampling);
         // At least three keep-alives (OPC UA Part 4, 5.14.2.2).
         let lifetime = count(LIFETIME, self.sampling).max(3 * keep_alive);
-        let created = channel.subscribe(self.sampling, lifetime, keep_alive, limit).await?;
+        let created = channel.subscribe(self.sampling, lifetime, keep_alive, most, limit).await?;
         let publishing = duration(created.revised_publishing_interval);
         if publishing > self.sampling.mul_f64(1.01) {
             tracing::warn!(asked = ?self.sampling, publishing = ?publishing, "the server publishes less often than asked for");
@@ -161,6 +162,14 @@ impl Subscription {
         self.first_within = 2 * publishing.max(self.sampling) + limit + GRACE;
         self.first_by = None;
         Ok(())
+    }
+
+    /// The longest sampling interval that the server has granted to an item, in milliseconds.
+    pub fn note_sampling(&self, granted: f64) {
+        let sampling = duration(granted);
+        if sampling > self.sampling.mul_f64(1.01) {
+            tracing::warn!(asked = ?self.sampling, sampling = ?sampling, "the server looks at nodes less often than asked for");
+        }
     }
 
     /// The item that watches the server's clock.
