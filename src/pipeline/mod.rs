@@ -126,6 +126,7 @@ impl Pipeline {
         samples.clear();
         match &batch.readings {
             Ok(readings) => {
+                plan.metrics.values_at.set(batch.received);
                 evaluate(map, read, readings, slots, samples);
                 // Both lists have the same order.
                 let mut publishes = read.publishes.iter().peekable();

@@ -11,7 +11,7 @@ use crate::budget::{Budget, Stage};
 use crate::metrics::{BusUse, ConnectionMetrics, Counter, DeviceMetrics, Histogram, Metrics};
 
 /// The kinds of strays, in the order of [`ConnectionMetrics::strays`].
-const STRAYS: [&str; 5] = ["late", "echo", "foreign", "misshapen", "noise"];
+pub(super) const STRAYS: [&str; 5] = ["late", "echo", "foreign", "misshapen", "noise"];
 
 /// A bus that is busier than this makes what is due wait.
 const CROWDED: f64 = 0.9;
@@ -46,6 +46,8 @@ pub struct ExplainedDevice {
     pub unit: u8,
     /// How late its values may be.
     pub budget: Budget,
+    /// How often it is read, at most; `None`: values come when they change, or once.
+    pub rhythm: Option<Duration>,
     /// Its numbers.
     pub metrics: Arc<DeviceMetrics>,
 }
@@ -273,13 +275,14 @@ fn millis(duration: Duration) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn explainer() -> Explainer {
+    pub fn explainer() -> Explainer {
         let device = |name: &str, unit| ExplainedDevice {
             unit,
             budget: Budget::default(),
+            rhythm: Some(Duration::from_secs(1)),
             metrics: Arc::new(DeviceMetrics::new(name)),
         };
         let connection = ExplainedConnection {

@@ -3,8 +3,12 @@
 mod clock;
 pub mod control;
 pub mod explain;
+pub mod exposition;
 pub mod gateway;
+pub mod health;
+mod http;
 pub mod limits;
+mod process;
 pub mod state;
 pub mod stores;
 pub mod supervisor;

@@ -24,10 +24,11 @@ pub enum Peer {
     Asyncua,
     Hypercorn,
     Faketime,
+    Promtool,
 }
 
 impl Peer {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Pymodbus,
         Self::Libmodbus,
         Self::Mosquitto,
@@ -40,6 +41,7 @@ impl Peer {
         Self::Asyncua,
         Self::Hypercorn,
         Self::Faketime,
+        Self::Promtool,
     ];
 
     /// Its executable, where it is installed.
@@ -54,6 +56,9 @@ impl Peer {
             Self::MosquittoSub => in_path("mosquitto_sub"),
             Self::MosquittoPasswd => in_path("mosquitto_passwd"),
             Self::Mbpoll => in_path("mbpoll"),
+            Self::Promtool => {
+                Some(folder().join("promtool")).filter(|path| path.exists()).or_else(|| in_path("promtool"))
+            }
             Self::Socat => in_path("socat"),
             Self::Openssl => in_path("openssl"),
             // A library, not a program: where Debian has it, by architecture.

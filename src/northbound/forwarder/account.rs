@@ -64,6 +64,7 @@ impl Account {
         let Some(s) = entry.sampled() else { return };
         self.close(entry);
         s.device.delivered.inc();
+        s.device.acked_at.set(now);
         if entry.replayed {
             s.device.replayed.inc();
         } else {

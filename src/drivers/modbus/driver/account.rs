@@ -39,7 +39,7 @@ impl<O: Open> ModbusDriver<O> {
                 self.probings[device].answered(took);
             }
             Err(Cause::Exception(code)) => {
-                metrics.exceptions.inc();
+                metrics.refused_with(code);
                 if GATEWAY_EXCEPTIONS.contains(&code) {
                     self.probings[device].gateway_answered();
                 }
@@ -50,6 +50,7 @@ impl<O: Open> ModbusDriver<O> {
         let line = self.wire.as_mut().map(Wire::line);
         let free = line.as_ref().and_then(|line| line.free_at(unit));
         let quiet_until = line.map_or(fetched.received, |line| line.quiet_until());
+        metrics.retries.add(u64::from(!fetched.retried.is_zero()));
         let spent = quiet_until.max(fetched.received).saturating_duration_since(fetched.began);
         let outcome = match fetched.result {
             Ok(()) if self.is_unfinished(due) => Outcome::Refused,
