@@ -370,6 +370,8 @@ pub struct RouteMetrics {
     pub store_failing: Gauge,
     /// Bytes written to the store's files.
     pub store_written_bytes: Counter,
+    /// Seconds of an outage that fit into the store when devices are read as planned.
+    pub store_fits_seconds: Gauge,
     /// Times that the store was synced to the disk.
     pub store_syncs: Counter,
     /// What became of each device's messages on this route. The first route counts with the devices themselves; of the

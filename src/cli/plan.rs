@@ -9,6 +9,8 @@ use super::summary::short;
 use super::table::Table;
 use super::{Outcome, PlanArgs, site};
 use crate::mapping::device::{Device, Every, Read};
+use crate::northbound::forwarder::Durability;
+use crate::runtime::forecast::Forecast;
 use crate::runtime::gateway::Connection;
 
 pub async fn plan(args: PlanArgs) -> Result<Outcome> {
@@ -25,9 +27,11 @@ pub async fn plan(args: PlanArgs) -> Result<Outcome> {
     }
     if args.json {
         let connections: Vec<_> = gateway.connections().iter().map(as_json).collect();
-        outln!("{:#}", json!({ "connections": connections }));
+        let stores: Vec<_> = gateway.forecasts().iter().map(store_as_json).collect();
+        outln!("{:#}", json!({ "connections": connections, "stores": stores }));
     } else {
         gateway.connections().iter().for_each(|connection| out!("{}", as_text(connection, args.points)));
+        gateway.forecasts().iter().for_each(|forecast| outln!("{}", store_as_text(forecast)));
     }
     Ok(if sound { Outcome::Fine } else { Outcome::WrongConfiguration })
 }
@@ -105,6 +109,48 @@ fn as_json(connection: &Connection) -> serde_json::Value {
         "fits": fit.fits,
         "reads": reads,
     })
+}
+
+/// `store of 'cloud': an outage of 3.2 days fits, 55 MB/day are written (at most 2.4 messages/s)`.
+fn store_as_text(forecast: &Forecast) -> String {
+    let Forecast { route, durability, messages_per_second, .. } = forecast;
+    if *durability == Durability::Off {
+        return format!("store of '{route}': off");
+    }
+    let fits =
+        forecast.fits.map_or("any outage fits".into(), |fits| format!("an outage of {} fits", long(fits)));
+    let written = match forecast.bytes_per_day() {
+        0.0 => "nothing is written without one".into(),
+        bytes => format!("{} MB/day are written", significant(bytes / 1e6)),
+    };
+    let rate = significant(*messages_per_second);
+    format!(
+        "store of '{route}': {fits}, {written} (at most {rate} messages/s; where `run` has a --state directory)"
+    )
+}
+
+fn store_as_json(forecast: &Forecast) -> serde_json::Value {
+    json!({
+        "route": forecast.route,
+        "messages_per_second": forecast.messages_per_second,
+        "bytes_per_second": forecast.bytes_per_second,
+        "written_bytes_per_day": forecast.bytes_per_day(),
+        "outage_that_fits_s": forecast.fits.map(|fits| fits.as_secs_f64()),
+    })
+}
+
+/// Two digits that count.
+fn significant(number: f64) -> String {
+    if number < 10.0 { format!("{number:.1}") } else { format!("{number:.0}") }
+}
+
+fn long(duration: Duration) -> String {
+    let (hours, days) = (duration.as_secs_f64() / 3600.0, duration.as_secs_f64() / 86_400.0);
+    match () {
+        () if hours < 48.0 => format!("{} h", significant(hours)),
+        () if days < 730.0 => format!("{} days", significant(days)),
+        () => format!("{} years", significant(days / 365.0)),
+    }
 }
 
 fn millis(duration: Duration) -> f64 {

@@ -15,7 +15,6 @@ use crate::northbound::http::config::{Auth, HttpConfig};
 use crate::northbound::http::is_header;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-const DEFAULT_BACKLOG: usize = 32 * 1024 * 1024;
 
 /// Compiles an HTTP route. `tightest` is the smallest budget of the devices whose values it carries. `None` is reported.
 pub fn compile(written: &Publish, tightest: Option<Duration>, found: &mut Diagnostics) -> Option<HttpConfig> {
@@ -56,7 +55,8 @@ pub fn compile(written: &Publish, tightest: Option<Duration>, found: &mut Diagno
         gzip_above: written.gzip.as_ref().map(|at| at.value.0 as usize),
         timeout: written.timeout.as_ref().map_or(DEFAULT_TIMEOUT, |at| at.0),
         statuses: written.statuses.as_ref().is_some_and(|flag| flag.0),
-        backlog_bytes: written.backlog.as_ref().map_or(DEFAULT_BACKLOG, |at| at.value.0 as usize),
+        // Dealt out when all routes are known.
+        backlog_bytes: 0,
     };
     (found.errors() == before && !written.faulty).then_some(config)
 }

@@ -9,6 +9,7 @@ mod http;
 mod include;
 mod library;
 mod look;
+mod memory;
 mod merge;
 mod passes;
 pub mod plan;

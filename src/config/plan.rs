@@ -92,3 +92,12 @@ pub enum SinkConfig {
     /// HTTP/1.1 and HTTP/2.
     Http(HttpConfig),
 }
+
+impl SinkConfig {
+    pub(super) fn backlog_bytes(&mut self) -> &mut usize {
+        match self {
+            Self::Mqtt(config) => &mut config.backlog_bytes,
+            Self::Http(config) => &mut config.backlog_bytes,
+        }
+    }
+}

@@ -19,7 +19,6 @@ use crate::northbound::tls::TlsConfig;
 const DEFAULT_TOPIC: &str = "taktbus/{site}/{device}";
 const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(10);
 const DEFAULT_WINDOW: u16 = 100;
-const DEFAULT_BACKLOG: usize = 32 * 1024 * 1024;
 
 /// What a topic may contain in braces.
 const PLACEHOLDERS: [&str; 2] = ["site", "device"];
@@ -75,7 +74,8 @@ pub fn compile(
         window: written.window.as_ref().map_or(DEFAULT_WINDOW, |at| at.0 as u16),
         topic: topic.to_string(),
         status_topic,
-        backlog_bytes: written.backlog.as_ref().map_or(DEFAULT_BACKLOG, |at| at.value.0 as usize),
+        // Dealt out when all routes are known.
+        backlog_bytes: 0,
     })
 }
 

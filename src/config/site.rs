@@ -7,7 +7,7 @@ use super::device::Wire;
 use super::library::Library;
 use super::passes::{Published, passes};
 use super::plan::{Connection, Protocol, Route, SinkConfig, Site, Trust};
-use super::{connection, device, http, publish, written};
+use super::{connection, device, http, memory, publish, written};
 use crate::document::codes;
 use crate::document::read::At;
 use crate::document::suggest::did_you_mean;
@@ -259,6 +259,7 @@ fn routes(written: &written::Site, connections: &[Known<'_>], found: &mut Diagno
         names.clone().map(|name| (name.value.clone(), compiled(&name.value).map(points))).collect();
     let mut clients: HashMap<(String, u16, String), &At<String>> = HashMap::new();
     let mut routes = Vec::new();
+    let mut wished = Vec::new();
     for (name, route) in &at.value.0 {
         let Some(route) = route else { continue };
         let passes = passes(name, route, &published, found);
@@ -290,6 +291,20 @@ fn routes(written: &written::Site, connections: &[Known<'_>], found: &mut Diagno
             Some(written::DurabilityWord::Off) => Durability::Off,
         };
         routes.push(Route { name: name.value.clone(), sink, passes, durability });
+        wished.push(route.backlog.as_ref().map(|at| at.value.0));
+    }
+    let memory = written.memory.as_ref().map_or_else(|| memory::usual(&wished), |at| at.value.0);
+    let Some(backlogs) = memory::backlogs(memory, &wished) else {
+        let (least, has) = (memory::least(&wished).div_ceil(1 << 20), memory >> 20);
+        let span = written.memory.as_ref().map_or(&at.span, |at| &at.span);
+        let message = format!("the routes need {least} MiB of memory, and {has} MiB are there");
+        found
+            .error(codes::TOO_LITTLE_MEMORY, span, message)
+            .help(format!("memory: {least}MiB, or smaller backlogs"));
+        return None;
+    };
+    for (route, bytes) in routes.iter_mut().zip(backlogs) {
+        *route.sink.backlog_bytes() = bytes as usize;
     }
     Some(routes)
 }

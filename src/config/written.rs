@@ -41,6 +41,10 @@ document! {
         optional store: Store,
         /// Where the gateway is asked how it is, from this machine. Default: nowhere.
         optional listen: Listen,
+        /// Bytes of memory for messages that wait, of all routes together; what is more goes into the stores, or is given up.
+        /// Default 96MiB.
+        /// Example: `96MiB`
+        optional memory: Memory,
         /// Whether the machine's clock is believed before something says that it's synchronised. Default auto.
         optional clock: ClockWord,
     }
@@ -368,7 +372,7 @@ document! {
         /// PEM file of the client's private key.
         /// Example: `/etc/taktbus/secrets/client.key`
         optional key: Text,
-        /// Memory for messages that wait while the broker is away and are not in the store. Default 32MiB.
+        /// Memory for messages that wait while the broker is away and are not in the store. Default: a share of the site's `memory`, 32MiB at most.
         optional backlog: Backlog,
         /// Which messages are put into the store, so that they survive an outage, a crash and a power cut. Default always.
         optional durability: DurabilityWord,
@@ -496,6 +500,9 @@ pub type Backlog = Size<64, { 1024 * 1024 }>;
 
 /// A store: 32 segments of 256 KiB and up.
 pub type StoreSize = Size<{ 8 * 1024 }, { 1024 * 1024 * 1024 }>;
+
+/// Memory: from one route's needs to what a 32-bit gateway can address.
+pub type Memory = Size<{ 16 * 1024 }, { 2 * 1024 * 1024 }>;
 
 /// A body that is worth compressing.
 pub type Threshold = Size<1, 1024>;

@@ -117,6 +117,7 @@ codes! {
     BAD_ROUTE = "E120", "A route that is none, or two at once, or a setting of another kind of route.";
     BAD_HEADER = "E121", "A header that a route cannot send.";
     BAD_FILTER = "E122", "A filter of a route that names what is not there.";
+    TOO_LITTLE_MEMORY = "E123", "Routes that need more memory than they get.";
     LONG_LINGER = "W031", "A request that waits longer for more messages than a budget allows.";
     WRONG_PROTOCOL = "E110", "A device whose points its connection cannot read.";
     READ_TWICE = "E111", "An interval and a subscription for the same points.";

@@ -32,6 +32,8 @@ mod status;
 #[cfg(test)]
 mod store_tests;
 
+pub use live::LIVE_BYTES;
+
 /// How long the forwarder keeps sending after it was told to stop (the whole program has 5 s to end).
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 /// How long it waits after that for the PUBACK of the last status.

@@ -202,6 +202,8 @@ families! {
         |explainer, to| route_number(explainer, to, |route| route.stored_bytes.get());
     "taktbus_store_age_seconds" Gauge ROUTE "For how long messages have waited in the store, to within a file: how old the newest message of the oldest file is. 0: none waits, or the clock doesn't tell.",
         |explainer, to| each_route(explainer, |route| to.add(&[&route.name], route.stored_age_ms.get() as f64 / 1e3));
+    "taktbus_store_fits_seconds" Gauge ROUTE "How long an outage fits into the store, by the site file's intervals. 0: there is no store, or it can't be said.",
+        |explainer, to| route_number(explainer, to, |route| route.store_fits_seconds.get());
     "taktbus_store_failing" Gauge ROUTE "1 while the store can't be written.",
         |explainer, to| route_number(explainer, to, |route| route.store_failing.get());
     "taktbus_store_written_bytes_total" Counter ROUTE "Bytes written to the store's files.",

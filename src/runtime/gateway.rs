@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::clock;
 use super::control::Control;
 use super::explain::{ExplainedConnection, ExplainedDevice, Explainer};
+use super::forecast::{Forecast, forecast};
 use super::stores::{self, OpenStore};
 use super::supervisor::{keep, panic_text};
 use super::{http, state};
@@ -158,6 +159,15 @@ impl Gateway {
         &self.connections
     }
 
+    /// What each route's store will have to take.
+    pub fn forecasts(&self) -> Vec<Forecast> {
+        let forecast = |route| {
+            let devices = self.connections.iter().flat_map(|connection| connection.plan.devices());
+            forecast(&self.identity.site, devices, route, &self.store)
+        };
+        self.routes.iter().map(forecast).collect()
+    }
+
     /// Runs until `stop`, then drains and ends within 5 seconds.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Failed> {
         let devices = self.metrics.devices.len();
@@ -165,6 +175,9 @@ impl Gateway {
         let explainer = Arc::new(self.explainer());
         let _control = self.start_control(&explainer);
         let _http = self.listen.map(|address| http::start(address, explainer));
+        for (forecast, metrics) in self.forecasts().iter().zip(&self.metrics.routes) {
+            metrics.store_fits_seconds.set(forecast.fits.map_or(0, |fits| fits.as_secs()));
+        }
         // The time of the start names a run: milliseconds, since two starts within a second happen. The stores know the last one,
         // should the clock have gone back since.
         self.identity.epoch = clock::begin(self.state.as_deref(), self.trust).await;

@@ -4,6 +4,7 @@ mod clock;
 pub mod control;
 pub mod explain;
 pub mod exposition;
+pub mod forecast;
 pub mod gateway;
 pub mod health;
 mod http;

@@ -330,6 +330,12 @@ fn gap_of(rest: &mut &[u8]) -> Option<GapId> {
     (from <= to).then_some(GapId { epoch, from, to, device: text_of(rest)? })
 }
 
+/// Bytes that a message takes in a segment.
+pub fn message_bytes(device: &str, topic: &str, payload: usize) -> u64 {
+    // Kind, four numbers, `late`, and the lengths of two texts.
+    (FRAME + 1 + 4 * 8 + 1 + 2 * 2 + device.len() + topic.len() + payload) as u64
+}
+
 /// The checksum of a body at a place.
 pub fn checksum(number: u64, offset: u64, body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
@@ -408,6 +414,9 @@ mod tests {
         fn what_is_written_is_read(record in record(), cut in any::<prop::sample::Index>()) {
             let mut body = Vec::new();
             record.encode(&mut body);
+            if let Record::Message(Stored { doubted: None, device, topic, payload, .. }) = &record {
+                prop_assert_eq!((FRAME + body.len()) as u64, message_bytes(device, topic, payload.len()));
+            }
             prop_assert_eq!(Record::decode(&body), Some(record));
             let _ = Record::decode(&body[..cut.index(body.len())]);
         }

@@ -38,7 +38,7 @@ pub use thread::serve;
 
 /// Bytes of messages that may wait for the disk. Beyond it messages are not stored but only kept in memory: the disk
 /// stands still, or is slower than what comes in.
-const PENDING_BYTES: usize = 4 << 20;
+pub const PENDING_BYTES: usize = 4 << 20;
 /// What a message costs while it waits for the disk, besides its payload.
 const PENDING_OVERHEAD: usize = 256;
 

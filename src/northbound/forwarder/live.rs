@@ -9,7 +9,7 @@ use crate::budget::{DeadlineQueue, OnLate, expired};
 
 /// Bytes of live messages in memory. Beyond it the least urgent leave for the backlog. It's reached when the link is
 /// up and slower than what comes in for seconds: 8 MiB are about 6,000 messages of 1 KiB.
-pub(super) const LIVE_BYTES: usize = 8 << 20;
+pub const LIVE_BYTES: usize = 8 << 20;
 
 /// Messages before their deadline, and those after it that are sent nevertheless.
 #[derive(Debug, Default)]
