@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::wire::Wire;
 use crate::budget::{Spent, Stage};
+
+pub mod wire;
 
 /// A count that only grows.
 #[derive(Debug, Default)]
@@ -253,6 +256,12 @@ pub struct DeviceMetrics {
     pub values_at: Moment,
     /// When a message of it was acknowledged last.
     pub acked_at: Moment,
+    /// Which sequence number that was.
+    pub acked_seq: Gauge,
+    /// Microseconds per stage of the last message that was delivered and not replayed; in the order of `Stage::ALL`.
+    pub last_stage_micros: [Gauge; 4],
+    /// Its last exchanges, as bytes.
+    pub wire: Wire,
     /// Answers that were dropped because their shape was wrong: late, foreign, bad CRC, wrong length.
     pub garbled: Counter,
     /// Microseconds that this device kept its bus busy, by [`BusUse`], the silence after each exchange included.
@@ -297,6 +306,9 @@ impl DeviceMetrics {
     pub fn record_spent(&self, spent: &Spent) {
         for (stage, took) in self.stages.iter().zip(spent.0) {
             stage.record(took);
+        }
+        for (last, took) in self.last_stage_micros.iter().zip(spent.0) {
+            last.set(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         }
         self.total.record(spent.total());
     }

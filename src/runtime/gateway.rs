@@ -173,6 +173,7 @@ impl Gateway {
         let devices = self.metrics.devices.len();
         tracing::info!(site = %self.identity.site, devices, connections = self.connections.len(), routes = self.routes.len(), "starting");
         let explainer = Arc::new(self.explainer());
+        let recents = Arc::clone(&explainer.recents);
         let _control = self.start_control(&explainer);
         let _http = self.listen.map(|address| http::start(address, explainer));
         for (forecast, metrics) in self.forecasts().iter().zip(&self.metrics.routes) {
@@ -187,7 +188,7 @@ impl Gateway {
         let (bans, keeper) = state::keep(self.state.clone()).await;
         let kept = Kept { bans, state: self.state.clone() };
         let (events, received) = mpsc::channel(EVENTS);
-        let mut pipeline = tokio::spawn(pipeline::run(self.identity.clone(), inputs, received));
+        let mut pipeline = tokio::spawn(pipeline::run(self.identity.clone(), inputs, received, recents));
         let stop_sessions = stop.child_token();
         let mut sessions = self.start_sessions(events, &stop_sessions, kept);
 
@@ -259,6 +260,7 @@ impl Gateway {
                         unit: device.unit,
                         budget: device.budget,
                         rhythm: rhythm(reads),
+                        map: device.map.clone(),
                         metrics: metrics.clone(),
                     })
                     .collect(),
@@ -269,6 +271,7 @@ impl Gateway {
             started: Instant::now(),
             connections: connections.collect(),
             metrics: self.metrics.clone(),
+            recents: Arc::default(),
         }
     }
 

@@ -11,5 +11,6 @@ mod http;
 pub mod limits;
 mod process;
 pub mod state;
+mod steps;
 pub mod stores;
 pub mod supervisor;

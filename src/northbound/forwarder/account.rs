@@ -65,6 +65,7 @@ impl Account {
         self.close(entry);
         s.device.delivered.inc();
         s.device.acked_at.set(now);
+        s.device.acked_seq.set(s.seq);
         if entry.replayed {
             s.device.replayed.inc();
         } else {
