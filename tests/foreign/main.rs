@@ -19,6 +19,7 @@ mod monitoring;
 mod opcua;
 mod outages;
 mod peers;
+mod power;
 mod process;
 mod schemas;
 mod second_client;

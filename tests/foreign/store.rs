@@ -19,7 +19,12 @@ use crate::tap::{Seen, Tap};
 /// Kills in CI, and in a long run (TAKTBUS_LONG=1).
 const KILLS: (usize, usize) = (60, 2000);
 
-fn site(device: &str, broker: u16) -> String {
+/// Is it a long run?
+pub fn is_long() -> bool {
+    std::env::var("TAKTBUS_LONG").is_ok_and(|long| long == "1")
+}
+
+pub fn site(device: &str, broker: u16) -> String {
     let devices = (1..=3).map(|unit| {
         format!(
             "  d{unit}: {{via: peer, unit_id: {unit}, every: 20ms, budget: 100ms, \
@@ -33,7 +38,7 @@ fn site(device: &str, broker: u16) -> String {
     )
 }
 
-fn start(site: &Path, state: &Path) -> Process {
+pub fn start(site: &Path, state: &Path) -> Process {
     Process::start("taktbus", taktbus().arg("run").arg(site).arg("--state").arg(state))
 }
 
@@ -58,13 +63,13 @@ fn waiting(state: &Path) -> (BTreeSet<Key>, BTreeSet<Key>) {
 }
 
 /// Device, epoch, sequence number.
-type Key = (String, u64, u64);
+pub type Key = (String, u64, u64);
 
 /// xorshift64: the moments are others each time, and the seed is told.
-struct Chance(u64);
+pub struct Chance(pub u64);
 
 impl Chance {
-    fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -75,8 +80,7 @@ impl Chance {
 #[test]
 fn kills_at_any_moment_lose_nothing_that_was_accepted() {
     needs!(Pymodbus, Mosquitto);
-    let long = std::env::var("TAKTBUS_LONG").is_ok_and(|long| long == "1");
-    let kills = if long { KILLS.1 } else { KILLS.0 };
+    let kills = if is_long() { KILLS.1 } else { KILLS.0 };
     let seed = u64::from(std::process::id()) << 20 | 1;
     let mut chance = Chance(seed);
     let folder = Folder::new("killed");
@@ -126,7 +130,7 @@ fn kills_at_any_moment_lose_nothing_that_was_accepted() {
     tap.look(|seen| judge(seen, &accepted, &left, seed));
 }
 
-fn waiting_if_any(state: &Path) -> (BTreeSet<Key>, BTreeSet<Key>) {
+pub fn waiting_if_any(state: &Path) -> (BTreeSet<Key>, BTreeSet<Key>) {
     // Killed before it made one.
     if state.join("store/local").exists() { waiting(state) } else { Default::default() }
 }
@@ -139,14 +143,14 @@ fn key_of(payload: &[u8], topic: &str) -> Option<Key> {
     Some((device.to_owned(), number("epoch")?, number("seq")?))
 }
 
-fn delivered(seen: &Seen) -> BTreeSet<Key> {
+pub fn delivered(seen: &Seen) -> BTreeSet<Key> {
     let acked = seen.publishes.iter().filter(|publish| publish.acked);
     acked.filter_map(|publish| key_of(&publish.payload, &publish.topic)).collect()
 }
 
 /// Every sequence number up to the last one that was accepted or acknowledged by the broker was acknowledged, or waits; the
 /// first copies came in order; all copies are the same.
-fn judge(seen: &Seen, accepted: &BTreeSet<Key>, left: &BTreeSet<Key>, seed: u64) {
+pub fn judge(seen: &Seen, accepted: &BTreeSet<Key>, left: &BTreeSet<Key>, seed: u64) {
     let delivered = delivered(seen);
     let mut highest = BTreeMap::<(String, u64), u64>::new();
     for (device, epoch, seq) in delivered.iter().chain(accepted) {
