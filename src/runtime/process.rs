@@ -18,8 +18,12 @@ pub fn open_files() -> Option<usize> {
 /// Processor time of all threads so far.
 pub fn cpu_time() -> Duration {
     let spent = clock_gettime(ClockId::ProcessCPUTime);
-    let part = |number: i64| u64::try_from(number).unwrap_or(0);
-    Duration::from_secs(part(spent.tv_sec.into())) + Duration::from_nanos(part(spent.tv_nsec.into()))
+    Duration::from_secs(part(spent.tv_sec)) + Duration::from_nanos(part(spent.tv_nsec))
+}
+
+/// A part of a timespec, whose type differs between architectures.
+fn part(number: impl TryInto<u64>) -> u64 {
+    number.try_into().unwrap_or(0)
 }
 
 fn resident_of(status: &str) -> Option<u64> {
