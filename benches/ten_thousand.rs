@@ -175,6 +175,7 @@ fn site(simulator: SocketAddr, broker: SocketAddr) -> Site {
         backlog_bytes: 32 << 20,
     };
     Site {
+        listen: None,
         clock: taktbus::config::plan::Trust::default(),
         allow_write: Default::default(),
         name: "bench".into(),

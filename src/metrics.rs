@@ -6,7 +6,12 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use self::wire::Wire;
 use crate::budget::{Spent, Stage};
+
+pub mod wire;
 
 /// A count that only grows.
 #[derive(Debug, Default)]
@@ -67,6 +72,22 @@ impl Offset {
     }
 }
 
+/// When something happened last.
+#[derive(Debug, Default)]
+pub struct Moment(Mutex<Option<Instant>>);
+
+impl Moment {
+    /// It happened at `at`.
+    pub fn set(&self, at: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+
+    /// When it happened; `None`: never.
+    pub fn get(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What was found out, in sentences: written now and then, read when somebody asks.
 #[derive(Debug, Default)]
 pub struct Facts {
@@ -107,11 +128,16 @@ const BUCKETS: usize = (32 - FIRST) * STEPS + 1;
 pub struct Histogram {
     buckets: [AtomicU32; BUCKETS],
     max_micros: AtomicU64,
+    sum_micros: AtomicU64,
 }
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { buckets: [const { AtomicU32::new(0) }; BUCKETS], max_micros: AtomicU64::new(0) }
+        Self {
+            buckets: [const { AtomicU32::new(0) }; BUCKETS],
+            max_micros: AtomicU64::new(0),
+            sum_micros: AtomicU64::new(0),
+        }
     }
 }
 
@@ -121,6 +147,23 @@ impl Histogram {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.buckets[bucket_of(micros)].fetch_add(1, Relaxed);
         self.max_micros.fetch_max(micros, Relaxed);
+        self.sum_micros.fetch_add(micros, Relaxed);
+    }
+
+    /// How many were counted up to each power of two of microseconds, from 2^`first` to 2^`last`; and all of them.
+    pub fn cumulative(&self, first: u32, last: u32) -> (Vec<(Duration, u64)>, u64) {
+        let counts = self.buckets.each_ref().map(|bucket| u64::from(bucket.load(Relaxed)));
+        let up_to = |power: u32| {
+            let end = (power as usize).saturating_sub(FIRST) * STEPS + 1;
+            let count = counts.iter().take(end).sum();
+            (Duration::from_micros(1 << power), count)
+        };
+        ((first..=last).map(up_to).collect(), counts.iter().sum())
+    }
+
+    /// All of them together.
+    pub fn sum(&self) -> Duration {
+        Duration::from_micros(self.sum_micros.load(Relaxed))
     }
 
     /// How many were counted.
@@ -210,6 +253,21 @@ pub struct DeviceMetrics {
     pub timeouts: Counter,
     /// Exchanges that the device refused with an exception code.
     pub exceptions: Counter,
+    /// Refused reads by exception code (Modbus Application Protocol V1.1b3, section 7); index 0: other codes, and those of OPC UA.
+    /// Requests that only look for refused addresses don't count here.
+    pub exception_codes: [Counter; 12],
+    /// Reads of which something was asked for again at once.
+    pub retries: Counter,
+    /// When it gave values last.
+    pub values_at: Moment,
+    /// When a message of it was acknowledged last.
+    pub acked_at: Moment,
+    /// Which sequence number that was.
+    pub acked_seq: Gauge,
+    /// Microseconds per stage of the last message that was delivered and not replayed; in the order of `Stage::ALL`.
+    pub last_stage_micros: [Gauge; 4],
+    /// Its last exchanges, as bytes.
+    pub wire: Wire,
     /// Answers that were dropped because their shape was wrong: late, foreign, bad CRC, wrong length.
     pub garbled: Counter,
     /// Microseconds that this device kept its bus busy, by [`BusUse`], the silence after each exchange included.
@@ -255,7 +313,16 @@ impl DeviceMetrics {
         for (stage, took) in self.stages.iter().zip(spent.0) {
             stage.record(took);
         }
+        for (last, took) in self.last_stage_micros.iter().zip(spent.0) {
+            last.set(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        }
         self.total.record(spent.total());
+    }
+
+    /// Counts a read that was refused with a Modbus exception code.
+    pub fn refused_with(&self, code: u8) {
+        self.exceptions.inc();
+        self.exception_codes.get(usize::from(code)).unwrap_or(&self.exception_codes[0]).inc();
     }
 
     /// Counts bus time.
@@ -313,6 +380,8 @@ pub struct RouteMetrics {
     pub refused: Counter,
     /// Messages in the store that are not delivered.
     pub stored: Gauge,
+    /// For how many milliseconds the newest message of the store's oldest file has waited; 0 when none waits.
+    pub stored_age_ms: Gauge,
     /// Bytes that the store's files take.
     pub stored_bytes: Gauge,
     /// 1 while the store can't be written.
@@ -337,6 +406,8 @@ pub struct Metrics {
     pub connections: Vec<Arc<ConnectionMetrics>>,
     /// By route.
     pub routes: Vec<Arc<RouteMetrics>>,
+    /// When the thread that polls and publishes was seen at work last.
+    pub beat: Moment,
 }
 
 #[cfg(test)]
@@ -355,6 +426,17 @@ mod tests {
             let shown = histogram.quantile(q).unwrap().as_micros() as u64;
             prop_assert!(shown >= truth && shown <= (truth + truth / 4).max(1 << FIRST), "{} for {}", shown, truth);
         }
+    }
+
+    #[test]
+    fn what_took_up_to_a_power_of_two_is_counted_up_to_it() {
+        let histogram = Histogram::default();
+        for micros in [1, 1023, 1025, 5_000, 1 << 40] {
+            histogram.record(Duration::from_micros(micros));
+        }
+        let (steps, all) = histogram.cumulative(10, 13);
+        assert_eq!(steps.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [2, 3, 3, 4]);
+        assert_eq!((steps[0].0, all), (Duration::from_micros(1024), 5));
     }
 
     #[test]

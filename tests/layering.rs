@@ -32,7 +32,7 @@ const STRANGERS: [(&str, &str); 2] = [("pipeline", "drivers"), ("northbound", "d
 const EXCEPTIONS: [(&str, &str); 0] = [];
 
 /// Outside libraries and the folders (or files) below `src/` that may name them.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 19] = [
     ("calamine", &["interchange/spreadsheet.rs"]),
     ("zip", &["interchange/spreadsheet.rs"]),
     ("csv", &["interchange/sheet.rs", "interchange/export.rs"]),
@@ -44,6 +44,9 @@ const ROOMS: [(&str, &[&str]); 16] = [
     ("tokio_modbus", &["simulation/"]),
     ("opcua", &["drivers/opcua/", "drivers/mod.rs", "simulation/", "cli/", "config/", "runtime/"]),
     ("reqwest", &["northbound/http/"]),
+    ("hyper", &["runtime/http.rs"]),
+    ("hyper_util", &["runtime/http.rs"]),
+    ("http_body_util", &["runtime/http.rs"]),
     ("flate2", &["northbound/http/"]),
     ("crc32fast", &["store/"]),
     ("anyhow", &["cli/", "main.rs"]),

@@ -88,7 +88,8 @@ impl Path {
             accounts: HashMap::new(),
             passes: Default::default(),
         };
-        runtime.spawn(pipeline::run(Identity { site: "bakery".into(), epoch: 7 }, vec![route], received));
+        let identity = Identity { site: "bakery".into(), epoch: 7 };
+        runtime.spawn(pipeline::run(identity, vec![route], received, Arc::default()));
         Self { plan, exchange, reply, runtime, events, messages, queue: DeadlineQueue::default() }
     }
 

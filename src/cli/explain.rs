@@ -19,6 +19,7 @@ pub async fn explain(args: ExplainArgs) -> Result<Outcome> {
     let path = args.control.unwrap_or_else(|| {
         control::default_path().filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from(SERVICE))
     });
+    let is_one = args.name.is_some();
     let question = args.name.map_or("explain".into(), |name| format!("explain {name}"));
     let told = control::ask(&path, &question).await.with_context(|| {
         format!(
@@ -27,27 +28,89 @@ pub async fn explain(args: ExplainArgs) -> Result<Outcome> {
         )
     })?;
     if let Some(error) = told["error"].as_str() {
+        if told["unknown"].is_string() {
+            errln!("error: {error}");
+            return Ok(Outcome::WrongConfiguration);
+        }
         bail!("{error}");
     }
     if args.json {
         outln!("{told}");
         return Ok(Outcome::Fine);
     }
+    if told["point"].is_object() {
+        out!("{}", render_point(&told["point"]));
+    }
     for connection in list(&told["connections"]) {
         out!("{}", render(connection));
+        if is_one {
+            list(&connection["devices"]).iter().for_each(|device| out!("{}", render_past(device)));
+        }
     }
     for route in list(&told["routes"]) {
         let state = if route["up"] == true { "up" } else { "down" };
         outln!(
-            "route {}: {state}, {} queued, {} in flight, {} in the backlog, {} redelivered",
+            "route {}: {state}, {} queued, {} in flight, {} in the backlog, {} in the store, {} redelivered",
             text(&route["route"]),
             route["queued"],
             route["in_flight"],
             route["backlog"],
+            route["stored"],
             route["redelivered"]
         );
     }
     Ok(Outcome::Fine)
+}
+
+/// How a point got its value.
+fn render_point(point: &Value) -> String {
+    let is = match (point["value"].as_str(), point["bad"].as_str()) {
+        (Some(value), _) => value.to_owned(),
+        (None, Some(cause)) => format!("bad: {cause}"),
+        (None, None) => "-".into(),
+    };
+    let mut text = format!("{}: {is}\n", text(&point["point"]));
+    for exchange in list(&point["exchanges"]) {
+        let age = millis(&exchange["age_ms"]);
+        text += &format!(
+            "  {} ({age} ago, took {})\n",
+            self::text(&exchange["at"]),
+            millis(&exchange["took_ms"])
+        );
+        for (key, title) in [("node", "node"), ("request", "request PDU"), ("answer", "answer PDU")] {
+            if let Some(told) = exchange[key].as_str() {
+                text += &format!("  {title}: {}\n", if told.is_empty() { "none" } else { told });
+            }
+        }
+    }
+    list(&point["steps"]).iter().for_each(|step| text += &format!("    {}\n", self::text(step)));
+    text + "\n"
+}
+
+/// What became of a device's messages, and its last failed reads.
+fn render_past(device: &Value) -> String {
+    let mut text = String::new();
+    for route in list(&device["routes"]) {
+        let last = &route["last_acknowledged"];
+        let stages = last["stages_ms"].as_object().into_iter().flatten();
+        let stages: Vec<_> = stages.map(|(stage, took)| format!("{stage} {}", millis(took))).collect();
+        let last = match last.is_object() {
+            true => {
+                format!("last seq {}, {} ago ({})", last["seq"], millis(&last["age_ms"]), stages.join(", "))
+            }
+            false => "nothing acknowledged yet".into(),
+        };
+        let (device, name) = (self::text(&device["device"]), self::text(&route["route"]));
+        text += &format!(
+            "  {device} on {name}: {} delivered, {} waiting, {last}\n",
+            route["delivered"], route["waiting"]
+        );
+    }
+    for failure in list(&device["failures"]) {
+        let device = self::text(&device["device"]);
+        text += &format!("  {device} {}: {}\n", self::text(&failure["at"]), self::text(&failure["cause"]));
+    }
+    text
 }
 
 fn render(connection: &Value) -> String {

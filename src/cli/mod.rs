@@ -137,7 +137,7 @@ enum Command {
     ///
     /// Answers through the gateway's local socket: as the user that runs it, or as root.
     #[command(
-        after_help = "Examples:\n  taktbus explain           everything\n  taktbus explain oven1     one device\n  taktbus explain meters    one connection with all its devices"
+        after_help = "Examples:\n  taktbus explain           everything\n  taktbus explain oven1     one device\n  taktbus explain oven1.temperature    one point: request, answer, and how they became its value\n  taktbus explain meters    one connection with all its devices"
     )]
     Explain(ExplainArgs),
     /// Tell the long story of a finding's code: what it means, why, and what to write instead
@@ -220,7 +220,7 @@ struct RunArgs {
 
 #[derive(Debug, Args)]
 struct ExplainArgs {
-    /// Only this device, or this connection
+    /// Only this device, this connection, or this point (DEVICE.POINT)
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// The gateway's socket, where it was given to `run` [default: that of the service, or of this user's `run`]

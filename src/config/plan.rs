@@ -1,6 +1,7 @@
 //! A whole site, compiled: what the runtime starts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use crate::drivers::modbus::config::ModbusConfig;
 use crate::drivers::opcua::config::OpcuaConfig;
@@ -26,6 +27,8 @@ pub struct Site {
     pub store: store::Settings,
     /// When the machine's clock is believed.
     pub clock: Trust,
+    /// Where it answers questions by HTTP.
+    pub listen: Option<SocketAddr>,
 }
 
 /// When the machine's clock is believed.

@@ -49,7 +49,8 @@ pub fn compile(written: &written::Site, library: &mut Library, found: &mut Diagn
         Some(written::ClockWord::Trusted) => Trust::Always,
         Some(written::ClockWord::Auto) | None => Trust::WhenSynchronised,
     };
-    Some(Site { name, connections, routes: routes?, allow_write, store, clock })
+    let listen = written.listen.as_ref().and_then(|at| Some(at.value.http.as_ref()?.value.0));
+    Some(Site { name, connections, routes: routes?, allow_write, store, clock, listen })
 }
 
 /// A connection of the file, and what hangs on it.

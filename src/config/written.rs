@@ -1,6 +1,8 @@
 //! Site files as written: where devices hang, how often they are read, how late a value may be, where it goes.
 //! The only list of their keys.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 
 use crate::document::codes;
@@ -37,6 +39,8 @@ document! {
         optional allow_write: Names<List<Name>>,
         /// What messages on disk may take, where the gateway has a state directory.
         optional store: Store,
+        /// Where the gateway is asked how it is, from this machine. Default: nowhere.
+        optional listen: Listen,
         /// Bytes of memory for messages that wait, of all routes together; what is more goes into the stores, or is given up.
         /// Default 96MiB.
         /// Example: `96MiB`
@@ -59,6 +63,15 @@ document! {
         /// write. Default 1s.
         /// Example: `1s`
         optional sync: Duration<0, 60_000>,
+    }
+}
+
+document! {
+    /// Where the gateway is asked how it is.
+    pub struct Listen ("a listener") {
+        /// IP:PORT that answers HTTP: /metrics, /health/live, /health/ready, /api/v1/status. Everybody who reaches it may read them.
+        /// Example: `127.0.0.1:9464`
+        required http: Address,
     }
 }
 
@@ -375,6 +388,27 @@ document! {
         /// The file that holds it.
         /// Example: `/etc/taktbus/secrets/mqtt`
         optional file: Text,
+    }
+}
+
+/// An IP address of this machine and a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub SocketAddr);
+
+impl Read for Address {
+    fn read(node: &Node, to: &mut Reader<'_>) -> Option<Self> {
+        let Text(text) = Text::read(node, to)?;
+        let address = text.parse().ok();
+        if address.is_none() {
+            to.error(codes::BAD_HOST, node, format!("'{}' is no IP:PORT", shortened(&text))).help(
+                "such as 127.0.0.1:9464 for this machine only, or [::]:9464 for whoever reaches this machine",
+            );
+        }
+        address.map(Self)
+    }
+
+    fn schema(_: &mut Schemas) -> Value {
+        json!({ "type": "string", "pattern": "^[0-9a-fA-F.:\\[\\]]+:[0-9]{1,5}$", "examples": ["127.0.0.1:9464"] })
     }
 }
 

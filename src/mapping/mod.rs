@@ -10,6 +10,7 @@ pub mod node;
 pub mod parameters;
 pub mod points;
 pub mod profile;
+pub mod recent;
 pub mod refused;
 pub mod transform;
 pub mod write;

@@ -15,6 +15,7 @@ use crate::budget::OnLate;
 use crate::mapping::batch::{Batch, DeviceState, Event};
 use crate::mapping::compiled::PointIx;
 use crate::mapping::device::DevicePlan;
+use crate::mapping::recent::Recents;
 use crate::mapping::transform::{Sample, evaluate};
 use crate::metrics::DeviceMetrics;
 use crate::model::clock;
@@ -52,14 +53,23 @@ pub struct RouteInput {
 }
 
 /// Maps and encodes everything that arrives, until all senders are gone.
-pub async fn run(identity: Identity, routes: Vec<RouteInput>, mut events: mpsc::Receiver<Event>) {
+/// What was read last is kept in `recents`.
+pub async fn run(
+    identity: Identity,
+    routes: Vec<RouteInput>,
+    mut events: mpsc::Receiver<Event>,
+    recents: Arc<Recents>,
+) {
     let mut pipeline = Pipeline::new(identity, routes);
     let mut status = interval(STATUS_EVERY);
     status.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tokio::select! {
             event = events.recv() => match event {
-                Some(Event::Batch(batch)) => pipeline.batch(batch).await,
+                Some(Event::Batch(batch)) => {
+                    pipeline.batch(&batch).await;
+                    recents.note(batch);
+                }
                 Some(Event::State { plan, state }) => pipeline.state(plan, state).await,
                 None => return pipeline.last_statuses().await,
             },
@@ -118,7 +128,7 @@ impl Pipeline {
         }
     }
 
-    async fn batch(&mut self, batch: Batch) {
+    async fn batch(&mut self, batch: &Batch) {
         let Self { identity, routes, devices, samples, slots, payload } = self;
         let device = remembered(devices, &batch.plan, identity, routes);
         let plan = &batch.plan;
@@ -126,6 +136,7 @@ impl Pipeline {
         samples.clear();
         match &batch.readings {
             Ok(readings) => {
+                plan.metrics.values_at.set(batch.received);
                 evaluate(map, read, readings, slots, samples);
                 // Both lists have the same order.
                 let mut publishes = read.publishes.iter().peekable();

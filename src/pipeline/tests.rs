@@ -80,7 +80,7 @@ async fn through(events: Vec<Event>) -> Vec<Message> {
         accounts: HashMap::new(),
         passes: Default::default(),
     };
-    run(Identity { site: "bakery".into(), epoch: 7 }, vec![route], from).await;
+    run(Identity { site: "bakery".into(), epoch: 7 }, vec![route], from, Arc::default()).await;
     let mut all = Vec::new();
     while let Some(message) = out.recv().await {
         all.push(message);
@@ -161,7 +161,8 @@ async fn after_a_loss_a_deadband_compares_with_nothing() {
         accounts: HashMap::new(),
         passes: Default::default(),
     };
-    let running = tokio::spawn(run(Identity { site: "bakery".into(), epoch: 7 }, vec![route], from));
+    let running =
+        tokio::spawn(run(Identity { site: "bakery".into(), epoch: 7 }, vec![route], from, Arc::default()));
     let mut seqs = Vec::new();
     for (reading, lost) in [(10, 0), (11, 1), (11, 0)] {
         plan.metrics.gap_accounted.add(lost);

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::explain::Explainer;
+use crate::document::suggest::nearest;
 
 /// The longest question in bytes; a longer one is cut, and then not understood.
 const LONGEST_QUESTION: u64 = 512;
@@ -26,6 +27,9 @@ const LONGEST_QUESTION: u64 = 512;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How many questions are answered at once.
 const AT_ONCE: usize = 4;
+
+/// Names that a refusal lists at most.
+const MOST_NAMES: usize = 20;
 
 /// The file's name below a runtime directory.
 const NAME: &str = "control";
@@ -113,7 +117,12 @@ fn reply(question: &str, explainer: &Explainer) -> Value {
     };
     explainer.explain(name).unwrap_or_else(|known| {
         let name = name.unwrap_or_default();
-        json!({"error": format!("no device or connection '{name}'; it has: {}", known.join(", "))})
+        let near = nearest(name, known.iter().map(String::as_str));
+        let near = near.map_or(String::new(), |near| format!(": did you mean '{near}'?"));
+        let more = if known.len() > MOST_NAMES { ", …" } else { "" };
+        let known = known.get(..MOST_NAMES).unwrap_or(&known).join(", ");
+        let error = format!("no device, connection or point '{name}'{near}; there are: {known}{more}");
+        json!({"error": error, "unknown": name})
     })
 }
 
@@ -135,8 +144,8 @@ mod tests {
     use tokio::time::Instant;
 
     fn explainer() -> Arc<Explainer> {
-        let (connections, metrics) = (Vec::new(), Arc::default());
-        Arc::new(Explainer { site: "bakery".into(), started: Instant::now(), connections, metrics })
+        let (connections, metrics, recents) = (Vec::new(), Arc::default(), Arc::default());
+        Arc::new(Explainer { site: "bakery".into(), started: Instant::now(), connections, metrics, recents })
     }
 
     #[tokio::test]

@@ -7,11 +7,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::steps;
 use crate::budget::{Budget, Stage};
+use crate::mapping::compiled::{DeviceMap, PointIx};
+use crate::mapping::recent::Recents;
 use crate::metrics::{BusUse, ConnectionMetrics, Counter, DeviceMetrics, Histogram, Metrics};
 
 /// The kinds of strays, in the order of [`ConnectionMetrics::strays`].
-const STRAYS: [&str; 5] = ["late", "echo", "foreign", "misshapen", "noise"];
+pub(super) const STRAYS: [&str; 5] = ["late", "echo", "foreign", "misshapen", "noise"];
 
 /// A bus that is busier than this makes what is due wait.
 const CROWDED: f64 = 0.9;
@@ -26,6 +29,8 @@ pub struct Explainer {
     pub connections: Vec<ExplainedConnection>,
     /// Everything that is counted.
     pub metrics: Arc<Metrics>,
+    /// What was read last.
+    pub recents: Arc<Recents>,
 }
 
 /// One connection.
@@ -46,13 +51,53 @@ pub struct ExplainedDevice {
     pub unit: u8,
     /// How late its values may be.
     pub budget: Budget,
+    /// How often it is read, at most; `None`: values come when they change, or once.
+    pub rhythm: Option<Duration>,
+    /// What it offers.
+    pub map: Arc<DeviceMap>,
     /// Its numbers.
     pub metrics: Arc<DeviceMetrics>,
 }
 
 impl Explainer {
-    /// Explains everything, or what the device or connection of this name is about. `Err`: there is none; the names.
-    pub fn explain(&self, name: Option<&str>) -> Result<Value, Vec<&str>> {
+    /// Explains everything, or what the device, connection or point (`DEVICE.POINT`) of this name is about. `Err`: there is none;
+    /// the names that there are.
+    pub fn explain(&self, name: Option<&str>) -> Result<Value, Vec<String>> {
+        match name.and_then(|name| self.device_and_point(name)) {
+            Some((device, point)) => self.explain_point(device, point),
+            None => self.explain_names(name),
+        }
+    }
+
+    fn explain_point(&self, device: &ExplainedDevice, point: &str) -> Result<Value, Vec<String>> {
+        let name = &*device.metrics.name;
+        let points = device.map.points.iter();
+        let Some(ix) = points.clone().position(|known| &*known.name == point) else {
+            return Err(points.map(|known| format!("{name}.{}", known.name)).collect());
+        };
+        let ix = PointIx(u32::try_from(ix).unwrap_or(u32::MAX));
+        let mut told = self.explain_names(Some(name))?;
+        let read = self.recents.with(name, |recent| {
+            let same = Arc::ptr_eq(&recent.plan.device.map, &device.map);
+            same.then(|| steps::point(recent, &device.metrics, ix, Instant::now()))
+        });
+        let unread = || json!({"point": point, "bad": "nothing was read yet", "steps": [], "exchanges": []});
+        told["point"] = read.flatten().unwrap_or_else(unread);
+        Ok(told)
+    }
+
+    /// `DEVICE.POINT`, where no device or connection has the whole as its name; both may have dots in theirs.
+    fn device_and_point<'n>(&self, name: &'n str) -> Option<(&ExplainedDevice, &'n str)> {
+        let all = || self.connections.iter().flat_map(|connection| &connection.devices);
+        let is_name = self.connections.iter().any(|connection| *connection.metrics.name == *name)
+            || all().any(|device| *device.metrics.name == *name);
+        let split = name.match_indices('.').map(|(at, _)| (&name[..at], &name[at + 1..]));
+        let mut found = split
+            .filter_map(|(device, point)| Some((all().find(|known| *known.metrics.name == *device)?, point)));
+        found.next().filter(|_| !is_name)
+    }
+
+    fn explain_names(&self, name: Option<&str>) -> Result<Value, Vec<String>> {
         let up = self.started.elapsed();
         let wanted = |connection: &ExplainedConnection, device: &ExplainedDevice| {
             name.is_none_or(|name| *device.metrics.name == *name || *connection.metrics.name == *name)
@@ -62,7 +107,7 @@ impl Explainer {
             .iter()
             .filter_map(|connection| {
                 let devices = connection.devices.iter().filter(|device| wanted(connection, device));
-                let devices: Vec<Value> = devices.map(|device| connection.device(device, up)).collect();
+                let devices: Vec<Value> = devices.map(|device| self.device(connection, device, up)).collect();
                 (!devices.is_empty()).then(|| connection.json(up, devices))
             })
             .collect();
@@ -74,6 +119,7 @@ impl Explainer {
                     let devices = connection.devices.iter().map(|device| &*device.metrics.name);
                     std::iter::once(&*connection.metrics.name).chain(devices)
                 })
+                .map(str::to_owned)
                 .collect());
         }
         let routes: Vec<Value> = self
@@ -88,12 +134,52 @@ impl Explainer {
                     "in_flight": route.in_flight.get(),
                     "backlog": route.backlog.get(),
                     "redelivered": route.redelivered.get(),
+                    "stored": route.stored.get(),
+                    "stored_bytes": route.stored_bytes.get(),
                 })
             })
             .collect();
         let site = &*self.site;
         Ok(json!({"site": site, "up_ms": millis(up), "connections": connections, "routes": routes}))
     }
+}
+
+impl Explainer {
+    /// A device with what became of its messages, and its last failures.
+    fn device(&self, connection: &ExplainedConnection, device: &ExplainedDevice, up: Duration) -> Value {
+        let mut told = connection.device(device, up);
+        let name = &*device.metrics.name;
+        let failures = self.recents.with(name, |recent| {
+            let told = |(at, cause): &(_, _)| json!({"at": format!("{at}"), "cause": format!("{cause}")});
+            recent.failures.iter().map(told).collect::<Vec<_>>()
+        });
+        told["failures"] = failures.unwrap_or_default().into();
+        let accounts = self.metrics.routes.iter().filter_map(|route| {
+            let account = route.devices.iter().find(|account| *account.name == *name)?;
+            Some((route, account))
+        });
+        told["routes"] = accounts.map(|(route, account)| delivery(&route.name, account)).collect();
+        told
+    }
+}
+
+/// What became of a device's messages on one route.
+fn delivery(route: &str, account: &DeviceMetrics) -> Value {
+    let sampled = account.sampled.get();
+    let settled = account.delivered.get() + account.gap_accounted.get();
+    let last = account.acked_at.get().map(|at| {
+        let stages = Stage::ALL.iter().zip(&account.last_stage_micros);
+        let stages: serde_json::Map<_, _> =
+            stages.map(|(stage, micros)| (stage.to_string(), (micros.get() as f64 / 1e3).into())).collect();
+        json!({"seq": account.acked_seq.get(), "age_ms": millis(at.elapsed()), "stages_ms": stages})
+    });
+    json!({
+        "route": route,
+        "sampled": sampled,
+        "delivered": account.delivered.get(),
+        "waiting": sampled.saturating_sub(settled),
+        "last_acknowledged": last,
+    })
 }
 
 impl ExplainedConnection {
@@ -268,18 +354,27 @@ fn quantile(times: &Histogram, q: f64) -> Value {
     times.quantile(q).map(millis).into()
 }
 
-fn millis(duration: Duration) -> f64 {
+pub(super) fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::mapping::batch::Batch;
+    use crate::mapping::compiled::{Decode, Kind, Order, Point, Reading, ReadingIx, Source, Transform};
+    use crate::mapping::device::{Device, DevicePlan, Every, Limits, Read};
+    use crate::model::decimal::Decimal;
+    use crate::model::place::{Place, Table};
+    use crate::model::time::Stamp;
+    use crate::model::value::{Cause, Raw};
 
-    fn explainer() -> Explainer {
+    pub fn explainer() -> Explainer {
         let device = |name: &str, unit| ExplainedDevice {
             unit,
             budget: Budget::default(),
+            rhythm: Some(Duration::from_secs(1)),
+            map: Arc::default(),
             metrics: Arc::new(DeviceMetrics::new(name)),
         };
         let connection = ExplainedConnection {
@@ -294,6 +389,7 @@ mod tests {
             started: Instant::now(),
             connections: vec![connection],
             metrics: Arc::default(),
+            recents: Arc::default(),
         }
     }
 
@@ -320,7 +416,86 @@ mod tests {
             explainer.explain(Some("line")).unwrap()["connections"][0]["devices"][1]["state"],
             "offline"
         );
-        assert_eq!(explainer.explain(Some("fan")), Err(vec!["line", "oven", "pump"]));
+        assert_eq!(explainer.explain(Some("fan")), Err(["line", "oven", "pump"].map(str::to_owned).to_vec()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_point_is_explained_from_the_words_on_the_wire_to_its_value() {
+        let mut explainer = explainer();
+        let place = Place::Run { table: Table::Input, address: 506, count: 2 };
+        let decode = Decode { kind: Kind::Int32, order: Order::Cdab, byte: None, chars: Default::default() };
+        let scale = Decimal::try_new(1, 1);
+        let point = Point {
+            name: "active.power".into(),
+            unit: Some("W".into()),
+            source: Source::Reading(ReadingIx(0)),
+            transform: Transform { scale, ..Transform::default() },
+            published: true,
+            plausible: None,
+            deadband: None,
+            heartbeat: None,
+            smooth: None,
+            alone: false,
+            rate: "default".into(),
+        };
+        let readings = vec![Reading { place, decode }];
+        let map = Arc::new(DeviceMap { readings, points: vec![point], writes: Vec::new() });
+        explainer.connections[0].devices[0].map = map.clone();
+        let metrics = explainer.connections[0].devices[0].metrics.clone();
+        let unread = explainer.explain(Some("oven.active.power")).unwrap();
+        assert_eq!(unread["point"]["bad"], "nothing was read yet");
+        assert_eq!(explainer.explain(Some("oven.power")), Err(vec!["oven.active.power".to_owned()]));
+
+        let device = Device {
+            name: "oven".into(),
+            profile: None,
+            unit: 1,
+            budget: Budget::default(),
+            map,
+            groups: Vec::new(),
+            limits: Limits::default(),
+            nodes: Default::default(),
+        };
+        let (ix, publishes) = (vec![ReadingIx(0)], vec![PointIx(0)]);
+        let read = Read { every: Every::Once, readings: ix, points: publishes.clone(), publishes };
+        let plan = Arc::new(DevicePlan { device, reads: vec![read], metrics: metrics.clone() });
+        let batch = |readings| Batch {
+            plan: plan.clone(),
+            read: 0,
+            started: Instant::now(),
+            received: Instant::now(),
+            stamp: Stamp::from_unix_millis(0),
+            readings,
+            part: None,
+            notes: Vec::new(),
+        };
+        metrics.wire.record(0, Instant::now(), Duration::ZERO, |wire| {
+            wire.add(&[4, 1, 0xF9, 0, 3], [&[4, 6], &[0, 0, 0xCF, 0x27, 0xFF, 0xFF]]);
+        });
+        explainer.recents.note(batch(Ok(vec![Ok(Raw::Int(-12_505))])));
+        tokio::time::advance(Duration::from_millis(40)).await;
+        let told = explainer.explain(Some("oven.active.power")).unwrap();
+        assert_eq!(
+            told["point"],
+            json!({
+                "point": "active.power",
+                "unit": "W",
+                "value": "-1250.5 W",
+                "steps": ["input 506..507: CF27 FFFF", "int32 CDAB: -12505", "× 0.1", "= -1250.5 W"],
+                "exchanges": [{
+                    "at": "1970-01-01T00:00:00.000Z", "age_ms": 40.0, "took_ms": 0.0,
+                    "request": "0401F90003", "answer": "04060000CF27FFFF",
+                }],
+            })
+        );
+        for _ in 0..20 {
+            explainer.recents.note(batch(Err(Cause::Exception(2))));
+        }
+        let told = explainer.explain(Some("oven.active.power")).unwrap();
+        assert_eq!(told["point"]["bad"], "exception 2 (illegal data address)");
+        let failures = &told["connections"][0]["devices"][0]["failures"];
+        assert_eq!(failures.as_array().unwrap().len(), 8);
+        assert_eq!(failures[0]["cause"], "exception 2 (illegal data address)");
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 //!
 //! Stopping goes with the stream: first the sessions, then the pipeline, then the forwarders, which drain.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,18 +17,19 @@ use super::clock;
 use super::control::Control;
 use super::explain::{ExplainedConnection, ExplainedDevice, Explainer};
 use super::forecast::{Forecast, forecast};
-use super::state;
 use super::stores::{self, OpenStore};
 use super::supervisor::{keep, panic_text};
+use super::{http, state};
 use crate::config::plan::{self as config, Protocol, Route, SinkConfig, Site, Trust};
 use crate::drivers::modbus::ModbusPlan;
 use crate::drivers::opcua::OpcuaPlan;
 use crate::drivers::{Kept, Plan};
 use crate::mapping::batch::Event;
+use crate::mapping::device::{Every, Read};
 use crate::metrics::{ConnectionMetrics, DeviceMetrics, Metrics, RouteMetrics};
 use crate::model::message::{Kind, Message};
 use crate::northbound::forwarder::{self, Durability, Settings, Summary};
-use crate::northbound::http::{self, HttpSink};
+use crate::northbound::http::{HttpSink, STATUS as HTTP_STATUS};
 use crate::northbound::mqtt::{MqttSink, Will};
 use crate::pipeline::{self, Identity, RouteInput, status};
 use crate::store;
@@ -54,6 +56,7 @@ pub struct Gateway {
     trust: Trust,
     metrics: Arc<Metrics>,
     control: Option<PathBuf>,
+    listen: Option<SocketAddr>,
     state: Option<PathBuf>,
 }
 
@@ -129,6 +132,7 @@ impl Gateway {
             routes: site.routes,
             store: site.store,
             trust: site.clock,
+            listen: site.listen,
             metrics: Arc::new(metrics),
             control: None,
             state: None,
@@ -168,7 +172,10 @@ impl Gateway {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Failed> {
         let devices = self.metrics.devices.len();
         tracing::info!(site = %self.identity.site, devices, connections = self.connections.len(), routes = self.routes.len(), "starting");
-        let _control = self.start_control();
+        let explainer = Arc::new(self.explainer());
+        let recents = Arc::clone(&explainer.recents);
+        let _control = self.start_control(&explainer);
+        let _http = self.listen.map(|address| http::start(address, explainer));
         for (forecast, metrics) in self.forecasts().iter().zip(&self.metrics.routes) {
             metrics.store_fits_seconds.set(forecast.fits.map_or(0, |fits| fits.as_secs()));
         }
@@ -181,7 +188,7 @@ impl Gateway {
         let (bans, keeper) = state::keep(self.state.clone()).await;
         let kept = Kept { bans, state: self.state.clone() };
         let (events, received) = mpsc::channel(EVENTS);
-        let mut pipeline = tokio::spawn(pipeline::run(self.identity.clone(), inputs, received));
+        let mut pipeline = tokio::spawn(pipeline::run(self.identity.clone(), inputs, received, recents));
         let stop_sessions = stop.child_token();
         let mut sessions = self.start_sessions(events, &stop_sessions, kept);
 
@@ -233,12 +240,12 @@ impl Gateway {
     }
 
     /// The gateway works without its socket: it's for those who ask.
-    fn start_control(&self) -> Option<AbortOnDropHandle<()>> {
+    fn start_control(&self, explainer: &Arc<Explainer>) -> Option<AbortOnDropHandle<()>> {
         let path = self.control.as_ref()?;
         let control = Control::bind(path)
             .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "`taktbus explain` can't ask this gateway"))
             .ok()?;
-        Some(AbortOnDropHandle::new(tokio::spawn(control.serve(Arc::new(self.explainer())))))
+        Some(AbortOnDropHandle::new(tokio::spawn(control.serve(Arc::clone(explainer)))))
     }
 
     fn explainer(&self) -> Explainer {
@@ -249,9 +256,11 @@ impl Gateway {
                 planned_load: connection.plan.fit().load,
                 metrics: connection.metrics.clone(),
                 devices: devices
-                    .map(|((device, _), metrics)| ExplainedDevice {
+                    .map(|((device, reads), metrics)| ExplainedDevice {
                         unit: device.unit,
                         budget: device.budget,
+                        rhythm: rhythm(reads),
+                        map: device.map.clone(),
                         metrics: metrics.clone(),
                     })
                     .collect(),
@@ -262,6 +271,7 @@ impl Gateway {
             started: Instant::now(),
             connections: connections.collect(),
             metrics: self.metrics.clone(),
+            recents: Arc::default(),
         }
     }
 
@@ -315,7 +325,7 @@ impl Gateway {
                 SinkConfig::Mqtt(config) => {
                     (config.topic.clone(), &*config.status_topic, config.backlog_bytes)
                 }
-                SinkConfig::Http(config) => ("{device}".to_string(), http::STATUS, config.backlog_bytes),
+                SinkConfig::Http(config) => ("{device}".to_string(), HTTP_STATUS, config.backlog_bytes),
             };
             let status_topic: Arc<str> = status_topic.replace("{site}", site).into();
             let status = |payload: Vec<u8>| Message {
@@ -355,6 +365,15 @@ impl Gateway {
         }
         (forwarders, stop, inputs)
     }
+}
+
+/// The shortest interval of a device's reads.
+fn rhythm(reads: &[Read]) -> Option<Duration> {
+    let interval = |read: &Read| match read.every {
+        Every::Interval(interval) => Some(interval),
+        Every::Once | Every::Changes(_) => None,
+    };
+    reads.iter().filter_map(interval).min()
 }
 
 fn failed<T>(part: &str, ended: Result<T, JoinError>) -> Failed {

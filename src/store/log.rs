@@ -472,6 +472,9 @@ impl<D: Disk> Log<D> {
 
     fn show(&self) {
         self.metrics.stored.set(self.ledger.unsettled() as u64);
+        let oldest = self.ledger.segments().iter().find(|segment| segment.unsettled > 0);
+        let age = oldest.and_then(shed::age).and_then(|age| u64::try_from(age).ok());
+        self.metrics.stored_age_ms.set(age.unwrap_or(0));
         let spare = self.spare.as_ref().map_or(0, |_| self.segment_size());
         self.metrics.stored_bytes.set(self.ledger.bytes() + spare);
         self.metrics.store_failing.set(u64::from(self.failing.is_some()));

@@ -1,4 +1,5 @@
 //! The program against software that we did not write: pymodbus, libmodbus, mbpoll, asyncua, node-opcua, mosquitto, hypercorn, socat,
+//! promtool,
 //! check-jsonschema, libfaketime.
 //!
 //! `tests/run` installs the peers and sets `TAKTBUS_PEERS`, which turns a missing peer into a failure. Without it a test
@@ -15,6 +16,7 @@ mod http;
 mod json;
 mod lines;
 mod memory;
+mod monitoring;
 mod node_opcua;
 mod opcua;
 mod outages;

@@ -25,6 +25,7 @@ pub enum Peer {
     Hypercorn,
     NodeOpcua,
     Faketime,
+    Promtool,
 }
 
 impl Peer {
@@ -42,6 +43,7 @@ impl Peer {
         Self::Hypercorn,
         Self::NodeOpcua,
         Self::Faketime,
+        Self::Promtool,
     ];
 
     /// Its executable, where it is installed.
@@ -57,6 +59,9 @@ impl Peer {
             Self::MosquittoSub => in_path("mosquitto_sub"),
             Self::MosquittoPasswd => in_path("mosquitto_passwd"),
             Self::Mbpoll => in_path("mbpoll"),
+            Self::Promtool => {
+                Some(folder().join("promtool")).filter(|path| path.exists()).or_else(|| in_path("promtool"))
+            }
             Self::Socat => in_path("socat"),
             Self::Openssl => in_path("openssl"),
             // A library, not a program: where Debian has it, by architecture.

@@ -189,6 +189,7 @@ impl<O: Open> ModbusDriver<O> {
         self.devices[device].metrics.missed_ticks.add(due.missed);
         let was_away = self.is_away(device);
         self.note_silence(unit);
+        self.note_wire(device, read, fetched);
         self.account(due, device, fetched);
         if fetched.is_round {
             self.note_layout(device, read);

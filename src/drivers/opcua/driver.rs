@@ -348,7 +348,7 @@ impl OpcuaDriver {
         match answered {
             Outcome::Answered => plan.metrics.answered.inc(),
             Outcome::Failed { .. } => plan.metrics.timeouts.inc(),
-            _ => plan.metrics.exceptions.inc(),
+            _ => plan.metrics.refused_with(0),
         }
         session.timeouts = if matches!(answered, Outcome::Failed { .. }) { session.timeouts + 1 } else { 0 };
         if session.timeouts >= TIMEOUTS {

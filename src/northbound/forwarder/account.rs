@@ -64,6 +64,8 @@ impl Account {
         let Some(s) = entry.sampled() else { return };
         self.close(entry);
         s.device.delivered.inc();
+        s.device.acked_at.set(now);
+        s.device.acked_seq.set(s.seq);
         if entry.replayed {
             s.device.replayed.inc();
         } else {

@@ -6,6 +6,7 @@ use super::{DueEntry, ModbusDriver};
 use crate::drivers::modbus::config::Link;
 use crate::drivers::modbus::exchange::Wire;
 use crate::drivers::modbus::fetch::Fetched;
+use crate::drivers::modbus::plan::Block;
 use crate::drivers::modbus::timing;
 use crate::drivers::modbus::transport::Open;
 use crate::drivers::pace::Change;
@@ -27,7 +28,43 @@ const GATEWAY_EXCEPTIONS: [u8; 2] = [0x0A, 0x0B];
 /// Acknowledge (a long command is being executed), server device busy (section 7): ask again later.
 const BUSY_EXCEPTIONS: [u8; 2] = [0x05, 0x06];
 
+/// The PDU of a request, and how that of an answer begins (Modbus Application Protocol V1.1b3, 6.1 to 6.4).
+fn pdus(block: Block) -> ([u8; 5], [u8; 2]) {
+    let function = block.table.read_function();
+    let ([a, b], [c, d]) = (block.address.to_be_bytes(), block.count.to_be_bytes());
+    // 250 bytes at most: a block is no larger than an answer.
+    ([function, a, b, c, d], [function, u8::try_from(block.bytes()).unwrap_or(u8::MAX)])
+}
+
 impl<O: Open> ModbusDriver<O> {
+    /// Keeps what was asked and answered, for whoever asks why.
+    pub(super) fn note_wire(&self, device: usize, read: usize, fetched: &Fetched) {
+        let took = fetched.received.saturating_duration_since(fetched.started);
+        self.devices[device].metrics.wire.record(read, fetched.started, took, |wire| {
+            if let (Some(layout), true) = (&self.layouts[device][read], fetched.is_round) {
+                for got in layout.got() {
+                    let (request, head) = pdus(got.block);
+                    let data = self.data.get(got.at..got.at + got.block.bytes()).unwrap_or_default();
+                    wire.add(&request, [&head, data]);
+                }
+                return;
+            }
+            let mut at = 0;
+            for block in &self.exchanges[device][read].blocks {
+                let (request, head) = pdus(*block);
+                let end = at + block.bytes();
+                match (self.data.get(at..end), fetched.result) {
+                    (Some(data), _) => wire.add(&request, [&head, data]),
+                    (None, Err(Cause::Exception(code))) => {
+                        return wire.add(&request, [&[request[0] | 0x80, code], &[]]);
+                    }
+                    (None, _) => return wire.add(&request, [&[], &[]]),
+                }
+                at = end;
+            }
+        });
+    }
+
     /// Counts what happened, tells the schedule, and notes who came or went.
     pub(super) fn account(&mut self, due: DueEntry, device: usize, fetched: &Fetched) {
         let plan = &self.devices[device];
@@ -39,7 +76,7 @@ impl<O: Open> ModbusDriver<O> {
                 self.probings[device].answered(took);
             }
             Err(Cause::Exception(code)) => {
-                metrics.exceptions.inc();
+                metrics.refused_with(code);
                 if GATEWAY_EXCEPTIONS.contains(&code) {
                     self.probings[device].gateway_answered();
                 }
@@ -50,6 +87,7 @@ impl<O: Open> ModbusDriver<O> {
         let line = self.wire.as_mut().map(Wire::line);
         let free = line.as_ref().and_then(|line| line.free_at(unit));
         let quiet_until = line.map_or(fetched.received, |line| line.quiet_until());
+        metrics.retries.add(u64::from(!fetched.retried.is_zero()));
         let spent = quiet_until.max(fetched.received).saturating_duration_since(fetched.began);
         let outcome = match fetched.result {
             Ok(()) if self.is_unfinished(due) => Outcome::Refused,

@@ -101,7 +101,7 @@ impl<O: Open> ModbusDriver<O> {
         self.make_layout(device, read);
         if let (Some(layout), Err(Cause::Exception(code))) = (&mut self.layouts[device][read], result) {
             layout.whole_refused(code, Duration::ZERO);
-            self.devices[device].metrics.exceptions.inc();
+            self.devices[device].metrics.refused_with(code);
         }
     }
 
