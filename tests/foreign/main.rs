@@ -9,6 +9,7 @@
 mod broker;
 mod clocks;
 mod command_line;
+mod crash;
 mod folder;
 mod gateway;
 mod http;
