@@ -27,6 +27,8 @@ pub trait Disk: Send + 'static {
     fn remove(&mut self, name: &str) -> io::Result<()>;
     /// Returns when names that were given and removed would survive a power cut.
     fn sync(&mut self) -> io::Result<()>;
+    /// Cuts a file off behind so many bytes.
+    fn truncate(&mut self, name: &str, size: u64) -> io::Result<()>;
     /// Adds a line to a text file; starts it anew when it would be longer than `most` bytes.
     fn append_line(&mut self, name: &str, line: &str, most: u64) -> io::Result<()>;
 }
@@ -124,6 +126,10 @@ impl Disk for Folder {
 
     fn sync(&mut self) -> io::Result<()> {
         self.directory.sync_all()
+    }
+
+    fn truncate(&mut self, name: &str, size: u64) -> io::Result<()> {
+        OpenOptions::new().write(true).open(self.path.join(name))?.set_len(size)
     }
 
     fn append_line(&mut self, name: &str, line: &str, most: u64) -> io::Result<()> {

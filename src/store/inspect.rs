@@ -73,7 +73,7 @@ pub fn look(path: &Path, mut each: impl FnMut(&Stored, Marks)) -> io::Result<Con
         let file = folder.open(&format::name(*number))?;
         let header = header(&file)?.ok();
         next = header.map_or(next, |header| header.first).max(next);
-        ledger.begin(*number, next);
+        ledger.begin(*number, next, file.size()?);
     }
     let mut expected: Option<u64> = None;
     for number in &numbers {

@@ -35,6 +35,8 @@ pub(super) struct Segment {
     pub number: u64,
     /// The first position that it decides of.
     pub first: u64,
+    /// Bytes of its file.
+    pub bytes: u64,
     /// When its newest message was admitted.
     pub newest: Option<i64>,
     /// The same of its newest one of a clock that may have been wrong, and where that stood.
@@ -52,10 +54,17 @@ impl Segment {
 }
 
 impl Ledger {
-    /// A segment is begun: it decides of everything from `first` on.
-    pub fn begin(&mut self, number: u64, first: u64) {
-        let mut segment =
-            Segment { number, first, newest: None, newest_doubted: None, unsettled: 0, states: Vec::new() };
+    /// A segment is begun in a file of so many bytes: it decides of everything from `first` on.
+    pub fn begin(&mut self, number: u64, first: u64, bytes: u64) {
+        let mut segment = Segment {
+            number,
+            first,
+            bytes,
+            newest: None,
+            newest_doubted: None,
+            unsettled: 0,
+            states: Vec::new(),
+        };
         if let Some(last) = self.segments.back_mut()
             && last.end() > first
         {
@@ -71,6 +80,19 @@ impl Ledger {
     /// The segments, oldest first.
     pub fn segments(&self) -> &VecDeque<Segment> {
         &self.segments
+    }
+
+    /// A segment's file was cut off.
+    pub fn resized(&mut self, number: u64, bytes: u64) {
+        self.segments
+            .iter_mut()
+            .filter(|segment| segment.number == number)
+            .for_each(|segment| segment.bytes = bytes);
+    }
+
+    /// Bytes of all segments' files.
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
     /// The oldest segment is gone.

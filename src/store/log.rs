@@ -358,10 +358,10 @@ impl<D: Disk> Log<D> {
     /// Begins the next segment, with what must not go with older ones.
     fn begin(&mut self) -> io::Result<()> {
         let size = self.segment_size();
-        let files = self.ledger.segments().len() as u64 + 1;
+        let most = self.most_bytes() + (GRACE + u64::from(self.is_overdrawn)) * size;
         let mut file = match self.spare.take() {
             Some(file) => file,
-            None if files > self.most_segments() + GRACE + u64::from(self.is_overdrawn) => {
+            None if self.ledger.bytes() + size > most => {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             None => self.disk.create(format::SPARE, size)?,
@@ -375,7 +375,7 @@ impl<D: Disk> Log<D> {
         self.disk.rename(format::SPARE, &format::name(number))?;
         self.disk.sync()?;
         self.number = number;
-        self.ledger.begin(number, first);
+        self.ledger.begin(number, first, size);
         let owed: Vec<_> = self.ledger.gaps.iter().map(|gap| Record::GivenUp(Vec::new(), gap)).collect();
         // What could not be synced comes first again, and the gaps that are owed before it.
         let again = std::mem::take(&mut self.unsynced);
@@ -389,9 +389,9 @@ impl<D: Disk> Log<D> {
 
     /// The next segment's file is there before it's needed: a disk that is full then does not matter.
     fn make_spare(&mut self) {
-        let files = self.ledger.segments().len() as u64;
-        if self.spare.is_none() && files < self.most_segments() {
-            self.spare = self.disk.create(format::SPARE, self.segment_size()).ok();
+        let size = self.segment_size();
+        if self.spare.is_none() && self.ledger.bytes() + size <= self.most_bytes() {
+            self.spare = self.disk.create(format::SPARE, size).ok();
         }
         if self.spare.is_none() {
             self.ask_to_shed("store full");
@@ -467,15 +467,16 @@ impl<D: Disk> Log<D> {
         (self.settings.size / SEGMENTS).clamp(SEGMENT_SIZE.0, SEGMENT_SIZE.1) / block * block
     }
 
-    fn most_segments(&self) -> u64 {
-        // One is the spare.
-        (self.settings.size / self.segment_size()).max(3) - 1
+    fn most_bytes(&self) -> u64 {
+        // One segment's is the spare's.
+        let size = self.segment_size();
+        (self.settings.size / size).max(3) * size - size
     }
 
     fn show(&self) {
         self.metrics.stored.set(self.ledger.unsettled() as u64);
-        let files = self.ledger.segments().len() + usize::from(self.spare.is_some());
-        self.metrics.stored_bytes.set(files as u64 * self.segment_size());
+        let spare = self.spare.as_ref().map_or(0, |_| self.segment_size());
+        self.metrics.stored_bytes.set(self.ledger.bytes() + spare);
         self.metrics.store_failing.set(u64::from(self.failing.is_some()));
     }
 }

@@ -450,6 +450,34 @@ fn what_was_released_comes_back_in_order_with_its_marks() {
 }
 
 #[test]
+fn starting_again_and_again_in_an_outage_does_not_fill_a_store() {
+    let mut disk = Memory::default();
+    for run in 0..100 {
+        let (mut log, opened) = open(&disk, SIZE);
+        assert_eq!(opened.next, run * 3);
+        log.start(run + 1, Instant::now());
+        while log.is_recovering() {
+            log.recover_one();
+        }
+        (0..3).for_each(|i| log.apply(Op::Append(message(run * 3 + i, run + 1, 0, i, 100))));
+        let events = log.turn(Instant::now());
+        assert!(!events.iter().any(|event| matches!(event, Event::Shed { .. })), "{events:?}");
+        disk = disk.killed();
+    }
+    let (mut log, _) = open(&disk, SIZE);
+    log.start(101, Instant::now());
+    while log.is_recovering() {
+        log.recover_one();
+    }
+    let events = log.turn(Instant::now());
+    let waiting = events.iter().find_map(|event| match event {
+        Event::Recovered { messages, gaps } => Some((*messages, gaps.len())),
+        _ => None,
+    });
+    assert_eq!(waiting, Some((300, 0)));
+}
+
+#[test]
 fn gaps_are_owed_until_their_record_is_acknowledged() {
     let mut model = Model::new(SIZE);
     let gap = |from, to| {

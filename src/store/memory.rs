@@ -154,6 +154,17 @@ impl Disk for Memory {
         })
     }
 
+    fn truncate(&mut self, name: &str, size: u64) -> io::Result<()> {
+        self.act(&[Fault::Write], |inner| {
+            let id = *inner.names.get(name).ok_or_else(missing)?;
+            let file = inner.files.get_mut(&id).ok_or_else(missing)?;
+            file.now.truncate(size as usize);
+            file.durable.truncate(size as usize);
+            file.dirty.truncate((size as usize).div_ceil(SECTOR));
+            Ok(())
+        })
+    }
+
     fn append_line(&mut self, _: &str, _: &str, _: u64) -> io::Result<()> {
         Ok(())
     }

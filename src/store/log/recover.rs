@@ -7,6 +7,7 @@ impl<D: Disk> Log<D> {
     pub(super) fn found(&mut self, number: u64) -> Result<Option<u64>, StoreError> {
         let name = format::name(number);
         let file = self.disk.open(&name)?;
+        let size = file.size()?;
         let (first, epoch) = match header(&file) {
             Ok(Ok(header)) if header.number == number => (Some(header.first), Some(header.epoch)),
             Ok(Err(NoHeader::Version(version))) => return Err(StoreError::Version { file: name, version }),
@@ -18,7 +19,7 @@ impl<D: Disk> Log<D> {
         // Records carry their position: without a header the first one tells.
         let first = first.or_else(|| first_position(file, number)).unwrap_or(self.next).max(self.next);
         self.next = first;
-        self.ledger.begin(number, first);
+        self.ledger.begin(number, first, size);
         self.unread.push_back(number);
         Ok(epoch)
     }
@@ -65,7 +66,7 @@ impl<D: Disk> Log<D> {
     }
 
     fn read_through(&mut self, reader: &mut Reader<D::File>, number: u64) {
-        let mut unknown = 0;
+        let (mut unknown, mut end) = (0, 0);
         while let Some(found) = reader.next() {
             let Some(record) = Record::decode(found.body) else {
                 unknown += 1;
@@ -75,10 +76,24 @@ impl<D: Disk> Log<D> {
                 self.holes.pass(stored);
             }
             self.ledger.note(&record, number);
+            end = reader.offset();
         }
         let unreadable = reader.unreadable();
+        if unknown == 0 && unreadable == 0 {
+            self.cut_off(number, end);
+        }
         if unknown > 0 || unreadable > 0 {
             tracing::warn!(segment = number, unknown, unreadable, "parts of the store can't be read");
+        }
+    }
+
+    /// A run's last segment is mostly empty: a gateway that starts again and again in an outage would fill the store with such.
+    fn cut_off(&mut self, number: u64, end: u64) {
+        let bytes = end.max(1).next_multiple_of(BLOCK as u64);
+        let is_longer =
+            self.ledger.segments().iter().any(|segment| segment.number == number && segment.bytes > bytes);
+        if is_longer && self.disk.truncate(&format::name(number), bytes).is_ok() {
+            self.ledger.resized(number, bytes);
         }
     }
 
