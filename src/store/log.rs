@@ -321,9 +321,12 @@ impl<D: Disk> Log<D> {
             out.clear();
             for record in self.pending.drain(..count) {
                 self.ledger.note(&record, number);
-                if let Record::Message(stored) = &record {
+                // One that is written again, since it could not be synced, was counted the first time.
+                if let Record::Message(stored) = &record
+                    && stored.position >= self.accepted
+                {
                     self.done_bytes += stored.payload.len() + super::PENDING_OVERHEAD;
-                    self.accepted = self.accepted.max(stored.position + 1);
+                    self.accepted = stored.position + 1;
                 }
                 self.unsynced.push(record);
             }

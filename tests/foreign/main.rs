@@ -1,6 +1,5 @@
 //! The program against software that we did not write: pymodbus, libmodbus, mbpoll, asyncua, node-opcua, mosquitto, hypercorn, socat,
-//! promtool,
-//! check-jsonschema, libfaketime.
+//! promtool, check-jsonschema, libfaketime, strace.
 //!
 //! `tests/run` installs the peers and sets `TAKTBUS_PEERS`, which turns a missing peer into a failure. Without it a test
 //! whose peer is missing says so on stderr and passes; [`what_was_left_out_is_said`] lists them all.
@@ -10,6 +9,7 @@
 mod broker;
 mod clocks;
 mod command_line;
+mod crash;
 mod folder;
 mod gateway;
 mod http;

@@ -69,6 +69,14 @@ impl Process {
         self.exited.unwrap()
     }
 
+    /// Has it ended, or does it before `within` is over?
+    pub fn ends_within(&mut self, within: Duration) -> bool {
+        if self.exited.is_none() {
+            self.exited = self.exit.recv_timeout(within).ok();
+        }
+        self.exited.is_some()
+    }
+
     pub fn write_line(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().unwrap();
         writeln!(stdin, "{line}")
