@@ -29,7 +29,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Pymodbus,
         Self::Libmodbus,
         Self::Mosquitto,
