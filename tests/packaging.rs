@@ -127,7 +127,7 @@ fn the_installed_site_file_has_no_findings() {
         .filter(|line| !line.starts_with('#'))
         .filter(|line| ["tcp:", "rtu:", "opcua:", "mqtt:", "http:"].iter().any(|key| line.contains(key)))
         .collect();
-    assert_eq!(addresses.len(), 2, "{addresses:?}");
+    assert_eq!(addresses.len(), 3, "{addresses:?}");
     assert!(
         addresses.iter().all(|line| line.contains("127.0.0.1") || line.contains("localhost")),
         "{addresses:?}"

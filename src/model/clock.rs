@@ -66,9 +66,11 @@ pub fn doubt(floor: i64) {
 
 /// The clock is right.
 pub fn believe() {
-    AHEAD.store(Standing::now().ahead, Relaxed);
-    FLOOR.store(i64::MIN, Relaxed);
-    DOUBTED.store(false, Relaxed);
+    if DOUBTED.load(Relaxed) {
+        AHEAD.store(Standing::now().ahead, Relaxed);
+        FLOOR.store(i64::MIN, Relaxed);
+        DOUBTED.store(false, Relaxed);
+    }
 }
 
 /// Milliseconds since 1970 that nobody's setting of the clock moves, but for the moment when it becomes believed: for ages.

@@ -135,7 +135,7 @@ pub fn waiting_if_any(state: &Path) -> (BTreeSet<Key>, BTreeSet<Key>) {
     if state.join("store/local").exists() { waiting(state) } else { Default::default() }
 }
 
-pub fn key_of(payload: &[u8], topic: &str) -> Option<Key> {
+fn key_of(payload: &[u8], topic: &str) -> Option<Key> {
     let text = std::str::from_utf8(payload).ok()?;
     let device =
         topic.strip_prefix("taktbus/test/").filter(|device| !device.contains('/') && *device != "status")?;
