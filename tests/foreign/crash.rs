@@ -1,5 +1,5 @@
-//! Crash points and failing disks by `strace -e inject`: the real program is killed at the n-th write, fdatasync, fsync, rename, unlink and
-//! fallocate of a thread, or told that it failed.
+//! Crash points by `strace -e inject`: the real program is killed at the n-th write, fdatasync, fsync, rename, unlink and fallocate of a
+//! thread.
 //!
 //! Needs strace, and a machine that permits ptrace; elsewhere the tests say that they were left out.
 
@@ -62,10 +62,11 @@ impl Bench {
         Self { tap, broker, _device: device, site, state, accepted: BTreeSet::new(), folder }
     }
 
-    /// The gateway below strace. Signals go to the gateway itself: `-D` makes strace its grandchild.
+    /// The gateway below strace. Signals go to the gateway itself: `-D` makes strace its grandchild. Without `--seccomp-bpf`: with it
+    /// only the first call of a thread is met.
     fn traced(&self, syscall: &str, fault: &str) -> Process {
         let mut command = Command::new("strace");
-        command.args(["-D", "-f", "-qq", "--seccomp-bpf", "-o"]).arg(self.folder.path("strace.log"));
+        command.args(["-D", "-f", "-qq", "-o"]).arg(self.folder.path("strace.log"));
         command.args(["-e", &format!("trace={syscall}"), "-e", &format!("inject={syscall}:{fault}")]);
         let gateway = command.arg(taktbus().get_program()).arg("run").arg(&self.site);
         Process::start("taktbus below strace", gateway.arg("--state").arg(&self.state))
@@ -136,7 +137,7 @@ fn given_up(publish: &crate::tap::Publish) -> Vec<Key> {
 /// Says why not, when this machine does not let a process be traced.
 fn can_trace(folder: &Path) -> bool {
     let probe = Command::new("strace")
-        .args(["-D", "-f", "-qq", "--seccomp-bpf", "-o"])
+        .args(["-D", "-f", "-qq", "-o"])
         .arg(folder.join("probe.log"))
         .args(["-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=1..2", "true"])
         .output();
@@ -173,46 +174,4 @@ fn a_crash_at_any_system_call_of_the_store_loses_nothing_that_was_accepted() {
         "a system call that the store does not use: {crashes:?}"
     );
     bench.settle();
-}
-
-#[test]
-fn system_calls_that_fail_for_a_while_cost_nothing() {
-    needs!(Pymodbus, Mosquitto);
-    let mut bench = Bench::new("failing-calls");
-    if !can_trace(&bench.folder.path("")) {
-        return;
-    }
-    let firsts: &[usize] = if is_long() { &[1, 2, 3, 4, 5, 8, 13, 21, 34] } else { &[3] };
-    let calls = if is_long() { &SYSCALLS[..] } else { &["pwrite64", "fdatasync", "rename"] };
-    for error in ["EIO", "ENOSPC"] {
-        for (syscall, first) in calls.iter().flat_map(|call| firsts.iter().map(move |first| (call, first))) {
-            fails_for_a_while(&mut bench, syscall, error, *first);
-        }
-    }
-    bench.settle();
-}
-
-/// Two calls fail. Messages reach the broker meanwhile, and after that the store takes them again: what is sampled while the broker is
-/// away survives a kill.
-fn fails_for_a_while(bench: &mut Bench, syscall: &str, error: &str, first: usize) {
-    let what = format!("{syscall} {first} {error}");
-    let before = bench.tap.look(Seen::acked);
-    let mut gateway = bench.traced(syscall, &format!("error={error}:when={first}..{}", first + 1));
-    bench.tap.wait(SOON, "messages while the disk fails", |seen| seen.acked() >= before + RUN);
-    bench.broker.kill();
-    let known = waiting_if_any(&bench.state).0;
-    let deadline = tokio::time::Instant::now() + 2 * SOON;
-    // More than was on its way when the broker went.
-    while waiting_if_any(&bench.state).0.difference(&known).count() < 100 {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "{what}: the store takes nothing\n{}",
-            gateway.story()
-        );
-        assert!(!gateway.ends_within(Duration::from_millis(100)), "{what}: it ended\n{}", gateway.story());
-    }
-    gateway.signal("KILL");
-    gateway.finish(SOON);
-    bench.accepted.extend(waiting_if_any(&bench.state).0);
-    bench.broker.restart();
 }
