@@ -43,7 +43,7 @@ fn site(device: &str, broker: u16) -> String {
 struct Bench {
     // Dropped in this order: the folder last.
     tap: Tap,
-    broker: Broker,
+    _broker: Broker,
     _device: Device,
     site: PathBuf,
     state: PathBuf,
@@ -59,7 +59,7 @@ impl Bench {
         let tap = Tap::before(broker.port);
         let site = folder.write("site.yaml", &site(&device.place, tap.port));
         let state = folder.path("state");
-        Self { tap, broker, _device: device, site, state, accepted: BTreeSet::new(), folder }
+        Self { tap, _broker: broker, _device: device, site, state, accepted: BTreeSet::new(), folder }
     }
 
     /// The gateway below strace. Signals go to the gateway itself: `-D` makes strace its grandchild. Without `--seccomp-bpf`: with it
