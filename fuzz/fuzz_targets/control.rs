@@ -51,10 +51,22 @@ fuzz_target!(|bytes: &[u8]| {
 
 fn explainer() -> Explainer {
     let metrics = Arc::new(DeviceMetrics::new("meter"));
-    let devices = vec![ExplainedDevice { unit: 7, budget: Budget::default(), rhythm: None, map: Default::default(), metrics }];
+    let devices = vec![ExplainedDevice {
+        unit: 7,
+        budget: Budget::default(),
+        rhythm: None,
+        map: Default::default(),
+        metrics,
+    }];
     let metrics = Arc::new(ConnectionMetrics { name: "lan".into(), ..ConnectionMetrics::default() });
     let connection =
         ExplainedConnection { link: "tcp 10.0.0.1:502".into(), planned_load: 0.1, metrics, devices };
     let metrics = Arc::new(Metrics::default());
-    Explainer { site: "bakery".into(), started: Instant::now(), connections: vec![connection], metrics, recents: Default::default() }
+    Explainer {
+        site: "bakery".into(),
+        started: Instant::now(),
+        connections: vec![connection],
+        metrics,
+        recents: Default::default(),
+    }
 }
