@@ -28,7 +28,7 @@ pub async fn explain(args: ExplainArgs) -> Result<Outcome> {
         )
     })?;
     if let Some(error) = told["error"].as_str() {
-        if told["unknown"].is_string() {
+        if told["unknown"] == true {
             errln!("error: {error}");
             return Ok(Outcome::WrongConfiguration);
         }

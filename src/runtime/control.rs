@@ -122,7 +122,7 @@ fn reply(question: &str, explainer: &Explainer) -> Value {
         let more = if known.len() > MOST_NAMES { ", …" } else { "" };
         let known = known.get(..MOST_NAMES).unwrap_or(&known).join(", ");
         let error = format!("no device, connection or point '{name}'{near}; there are: {known}{more}");
-        json!({"error": error, "unknown": name})
+        json!({"error": error, "unknown": true})
     })
 }
 
@@ -146,6 +146,16 @@ mod tests {
     fn explainer() -> Arc<Explainer> {
         let (connections, metrics, recents) = (Vec::new(), Arc::default(), Arc::default());
         Arc::new(Explainer { site: "bakery".into(), started: Instant::now(), connections, metrics, recents })
+    }
+
+    #[tokio::test]
+    async fn a_refusal_repeats_the_question_once() {
+        // The longest question there is, of what JSON makes six letters of each.
+        let question = [b"explain ".as_slice(), &[0; 600]].concat();
+        let mut answered = Vec::new();
+        answer(&question[..], &mut answered, &explainer()).await.unwrap();
+        assert!(answered.len() < 6 * 512 + 256, "{}", answered.len());
+        assert_eq!(serde_json::from_slice::<Value>(&answered).unwrap()["unknown"], true);
     }
 
     #[tokio::test]
