@@ -362,6 +362,38 @@ proptest! {
 }
 
 #[test]
+fn a_message_that_is_written_again_is_done_with_once() {
+    let (disk, metrics) = (Memory::default(), Arc::new(RouteMetrics::default()));
+    let (mut log, opened) = Log::open(disk.clone(), settings(SIZE), Arc::clone(&metrics)).unwrap();
+    let mut now = Instant::now();
+    log.start(1, now);
+    let (mut told, mut done, mut failed) = (0, 0, Vec::new());
+    for round in 0..4 {
+        disk.fail(0, [1, 2].contains(&round).then_some(Fault::Sync));
+        for seq in round * 5..round * 5 + 5 {
+            let op = Op::Append(message(opened.next + seq, 1, 0, seq, 300));
+            told += op.bytes();
+            log.apply(op);
+        }
+        // The first writes, and the second syncs what the first has written.
+        for _ in 0..2 {
+            now += Duration::from_secs(3);
+            log.turn(now);
+            done += log.take_done();
+            assert!(done <= told, "{done} of {told} bytes in round {round}");
+        }
+        failed.push(metrics.store_failing.get());
+    }
+    assert_eq!((done, failed), (told, vec![0, 1, 1, 0]));
+    // Each is there, and once, though it was written twice.
+    let mut model = Model::new(SIZE);
+    model.restart(disk.cut(|| false));
+    model.read_all();
+    let positions = model.handed.iter().map(|stored| stored.position);
+    assert!(positions.eq(opened.next..opened.next + 20));
+}
+
+#[test]
 fn a_full_store_gives_up_its_oldest_and_says_which() {
     let mut model = Model::new(SIZE);
     for i in 0..30_000 {
