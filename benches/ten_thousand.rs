@@ -176,6 +176,7 @@ fn site(simulator: SocketAddr, broker: SocketAddr) -> Site {
     };
     Site {
         listen: None,
+        telemetry: None,
         clock: taktbus::config::plan::Trust::default(),
         allow_write: Default::default(),
         name: "bench".into(),

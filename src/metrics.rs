@@ -88,6 +88,27 @@ impl Moment {
     }
 }
 
+/// Something that must come to an end, while it's done.
+#[derive(Debug, Default)]
+pub struct Work(Moment);
+
+impl Work {
+    /// It's begun.
+    pub fn begin(&self, now: Instant) {
+        self.0.set(now);
+    }
+
+    /// It has ended.
+    pub fn end(&self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// For how long it has been done; zero: nothing is.
+    pub fn lasts(&self, now: Instant) -> Duration {
+        self.0.get().map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+}
+
 /// What was found out, in sentences: written now and then, read when somebody asks.
 #[derive(Debug, Default)]
 pub struct Facts {
@@ -355,6 +376,8 @@ pub struct ConnectionMetrics {
     pub strays: [Counter; 5],
     /// Restarts of the driver after a panic.
     pub restarts: Counter,
+    /// A connect or a read.
+    pub work: Work,
 }
 
 /// What is counted of one route.
@@ -392,6 +415,8 @@ pub struct RouteMetrics {
     pub store_fits_seconds: Gauge,
     /// Times that the store was synced to the disk.
     pub store_syncs: Counter,
+    /// What the store's thread asks of the disk.
+    pub store_work: Work,
     /// What became of each device's messages on this route. The first route counts with the devices themselves; of the
     /// others only what the north counts is kept here.
     pub devices: Vec<Arc<DeviceMetrics>>,

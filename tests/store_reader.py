@@ -15,13 +15,6 @@ import zlib
 HEADER, BLOCK, FRAME, MOST_BODY = 64, 64 << 10, 8, 1 << 20
 
 
-def header(data):
-    magic, version, crc = struct.unpack_from("<8sII", data)
-    if magic != b"taktlog\n" or version != 1 or zlib.crc32(data[16:64]) != crc:
-        return None
-    return struct.unpack_from("<QQQq", data, 16)
-
-
 def bodies(number, data):
     offset = HEADER
     while offset + FRAME <= len(data):
@@ -59,20 +52,14 @@ def read(folder):
     segments = []
     for path in sorted(pathlib.Path(folder).glob("*.seg")):
         number, data = int(path.stem, 16), path.read_bytes()
-        found = header(data)
-        first = found[1] if found else (segments[-1][1] if segments else 0)
-        segments.append((number, first, list(bodies(number, data))))
-
-    def owner(position):
-        owners = [number for number, first, _ in segments if first <= position]
-        return owners[-1] if owners else None
+        segments.append((number, list(bodies(number, data))))
 
     messages, settled, gaps = {}, set(), {}
 
     def settle(first, last):
         settled.update(p for p in range(first, min(last, max(messages, default=-1)) + 1) if p in messages)
 
-    for number, _, records in segments:
+    for _, records in segments:
         for body in records:
             cursor = Cursor(body)
             kind = cursor.take("B")
@@ -80,8 +67,7 @@ def read(folder):
                 _doubted = [cursor.take(form) for form in "Qq"] if kind == 7 else None
                 position, epoch, seq, _at, _late = (cursor.take(form) for form in "QQQqB")
                 device, topic = cursor.text(), cursor.text()
-                if owner(position) == number:
-                    messages[position] = (epoch, seq, device, topic, cursor.rest().decode())
+                messages[position] = (epoch, seq, device, topic, cursor.rest().decode())
             elif kind == 2:
                 while cursor.rest():
                     settle(cursor.take("Q"), cursor.take("Q"))

@@ -41,7 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(text.ends_with('\n'));
     let json: Value = serde_json::from_str(&text).expect("JSON");
     let question = String::from_utf8_lossy(line);
-    let is_known = matches!(question.trim_end(), "explain" | "explain meter" | "explain lan");
+    let is_known = matches!(question.trim_end(), "status" | "explain" | "explain meter" | "explain lan");
     assert_eq!(json["site"] == "bakery", is_known, "{question:?}");
     assert_eq!(json["error"].is_string(), !is_known, "{question:?}");
     if !is_known {
@@ -68,5 +68,6 @@ fn explainer() -> Explainer {
         connections: vec![connection],
         metrics,
         recents: Default::default(),
+        events: Default::default(),
     }
 }

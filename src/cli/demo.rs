@@ -12,6 +12,8 @@ use crate::config::plan::{SinkConfig, Site};
 use crate::config::{LoadOptions, load_text};
 use crate::demo::broker::Broker;
 use crate::northbound::mqtt::config::MqttConfig;
+use crate::runtime::control;
+use crate::runtime::events::Events;
 use crate::simulation::{self, Simulation};
 
 /// The demo's site, as it's in the repository.
@@ -21,7 +23,7 @@ const SITE_NAME: &str = "examples/demo/gateway.yaml";
 /// Its device that is wired and dead.
 const DEAD: &str = "dryer";
 
-pub async fn demo(args: DemoArgs) -> Result<Outcome> {
+pub async fn demo(args: DemoArgs, events: Events) -> Result<Outcome> {
     let loaded = match &args.site {
         Some(site) => site::read(&SiteArgs { site: site.clone(), mappings: args.mappings }),
         None => load_text(SITE_NAME, SITE, &LoadOptions::default()),
@@ -45,6 +47,7 @@ pub async fn demo(args: DemoArgs) -> Result<Outcome> {
         Ok(gateway) => gateway,
         Err(outcome) => return Ok(outcome),
     };
+    let gateway = gateway.with_events(events).with_control(args.control.or_else(control::default_path));
     let metrics = gateway.metrics();
     let devices = live::Devices::of(&gateway);
     // The broker outlives the gateway: it takes what is drained.
@@ -69,8 +72,10 @@ pub async fn demo(args: DemoArgs) -> Result<Outcome> {
     Ok(Outcome::Fine)
 }
 
-/// Puts the address of the embedded broker into the site: no simulated value goes to a real one.
+/// Puts the address of the embedded broker into the site: no simulated value goes to a real one, and no telemetry anywhere.
 fn publish_to(site: &mut Site, broker: std::net::SocketAddr) {
+    // Nor is the demo's account that of the site.
+    site.telemetry = None;
     for (at, route) in site.routes.iter_mut().enumerate() {
         match &mut route.sink {
             SinkConfig::Mqtt(config) => {

@@ -1,6 +1,6 @@
 //! `taktbus explain`: what a running gateway says about its devices, for people.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -16,17 +16,10 @@ const SERVICE: &str = "/run/taktbus/control";
 const USES: [&str; 4] = ["polls", "retries", "timeouts", "probes"];
 
 pub async fn explain(args: ExplainArgs) -> Result<Outcome> {
-    let path = args.control.unwrap_or_else(|| {
-        control::default_path().filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from(SERVICE))
-    });
+    let path = socket(args.control);
     let is_one = args.name.is_some();
     let question = args.name.map_or("explain".into(), |name| format!("explain {name}"));
-    let told = control::ask(&path, &question).await.with_context(|| {
-        format!(
-            "no gateway answers at {}; is `taktbus run` running, as this user, with the same --control?",
-            path.display()
-        )
-    })?;
+    let told = control::ask(&path, &question).await.with_context(|| nobody(&path))?;
     if let Some(error) = told["error"].as_str() {
         if told["unknown"] == true {
             errln!("error: {error}");
@@ -38,19 +31,41 @@ pub async fn explain(args: ExplainArgs) -> Result<Outcome> {
         outln!("{told}");
         return Ok(Outcome::Fine);
     }
+    out!("{}", account(&told, is_one));
+    Ok(Outcome::Fine)
+}
+
+/// Where to ask: the given socket, else that of this user's gateway, else the service's.
+pub fn socket(given: Option<PathBuf>) -> PathBuf {
+    given.unwrap_or_else(|| {
+        control::default_path().filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from(SERVICE))
+    })
+}
+
+/// What to say where nobody answers.
+pub fn nobody(path: &Path) -> String {
+    format!(
+        "no gateway answers at {}; is `taktbus run` running, as this user, with the same --control?",
+        path.display()
+    )
+}
+
+/// An answer of the gateway as text; of one device (connection, point) with its past.
+pub fn account(told: &Value, is_one: bool) -> String {
+    let mut out = String::new();
     if told["point"].is_object() {
-        out!("{}", render_point(&told["point"]));
+        out += &render_point(&told["point"]);
     }
     for connection in list(&told["connections"]) {
-        out!("{}", render(connection));
+        out += &render(connection);
         if is_one {
-            list(&connection["devices"]).iter().for_each(|device| out!("{}", render_past(device)));
+            list(&connection["devices"]).iter().for_each(|device| out += &render_past(device));
         }
     }
     for route in list(&told["routes"]) {
         let state = if route["up"] == true { "up" } else { "down" };
-        outln!(
-            "route {}: {state}, {} queued, {} in flight, {} in the backlog, {} in the store, {} redelivered",
+        out += &format!(
+            "route {}: {state}, {} queued, {} in flight, {} in the backlog, {} in the store, {} redelivered\n",
             text(&route["route"]),
             route["queued"],
             route["in_flight"],
@@ -59,7 +74,7 @@ pub async fn explain(args: ExplainArgs) -> Result<Outcome> {
             route["redelivered"]
         );
     }
-    Ok(Outcome::Fine)
+    out
 }
 
 /// How a point got its value.
@@ -164,7 +179,11 @@ fn text(value: &Value) -> String {
 }
 
 fn millis(value: &Value) -> String {
-    value.as_f64().map_or("-".into(), |millis| format!("{millis:.1}ms"))
+    value.as_f64().map_or("-".into(), |millis| match millis {
+        // Ages, which may be long.
+        10_000.0.. => format!("{:.1}s", millis / 1e3),
+        _ => format!("{millis:.1}ms"),
+    })
 }
 
 fn percent(value: &Value) -> String {

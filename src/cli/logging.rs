@@ -9,6 +9,8 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::runtime::events::Events;
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -20,15 +22,16 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging. `TAKTBUS_LOG` (for instance `info,taktbus::drivers=debug`) overrides `level`.
-pub fn start(format: LogFormat, level: LevelFilter) {
+/// Starts logging; what was logged last is in what it returns. `TAKTBUS_LOG` (for instance `info,taktbus::drivers=debug`) overrides `level`.
+pub fn start(format: LogFormat, level: LevelFilter) -> Events {
     // What libraries log is for their developers; our own state changes say what users need.
     let default = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("taktbus", level)
         .with_target("opcua", LevelFilter::OFF);
     let filter = std::env::var("TAKTBUS_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-    let registry = tracing_subscriber::registry().with(filter);
+    let events = Events::default();
+    let registry = tracing_subscriber::registry().with(filter).with(events.clone());
     let terminal = std::io::stderr().is_terminal();
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let lines = fmt::layer()
@@ -52,4 +55,5 @@ pub fn start(format: LogFormat, level: LevelFilter) {
             )
             .try_init(),
     };
+    events
 }

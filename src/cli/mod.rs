@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::runtime::events::Events;
 use logging::LogFormat;
 
 // `println!` panics when the reader has gone (`taktbus schema site | head`); these stop caring, but for `told`.
@@ -42,6 +43,7 @@ mod browse;
 mod check;
 mod connection;
 mod demo;
+mod diff;
 mod explain;
 mod explain_code;
 mod export;
@@ -62,6 +64,7 @@ mod store;
 mod summary;
 mod table;
 mod test;
+mod top;
 mod write;
 
 /// Field buses to the cloud, on time.
@@ -110,6 +113,14 @@ enum Command {
     ///
     /// Touches no device and no broker.
     Check(CheckArgs),
+    /// Tell what is different between two site files: connections, devices, points, routes
+    ///
+    /// By what they mean: another order of keys is no difference, another register in a profile is one. Exit code 0: none,
+    /// 1: some, 2: a file is wrong.
+    #[command(
+        after_help = "Examples:\n  taktbus diff gateway.yaml.bak gateway.yaml\n  taktbus diff old.yaml new.yaml --json"
+    )]
+    Diff(diff::DiffArgs),
     /// Prove maps without a device: the examples of a profile, or of all profiles of a site, value by value
     ///
     /// Exit code 2 when a value is not the expected one.
@@ -140,6 +151,13 @@ enum Command {
         after_help = "Examples:\n  taktbus explain           everything\n  taktbus explain oven1     one device\n  taktbus explain oven1.temperature    one point: request, answer, and how they became its value\n  taktbus explain meters    one connection with all its devices"
     )]
     Explain(ExplainArgs),
+    /// Watch a running gateway: connections, devices, lateness against budget, routes, events
+    ///
+    /// Asks the gateway's local socket once a second: as the user that runs it, or as root. Touches no device.
+    #[command(
+        after_help = "Keys: q quit, arrows select and scroll, s sort, enter explains the selected device, ? help"
+    )]
+    Top(TopArgs),
     /// Tell the long story of a finding's code: what it means, why, and what to write instead
     ///
     /// Without a code: all of them, a line each.
@@ -232,6 +250,16 @@ struct ExplainArgs {
 }
 
 #[derive(Debug, Args)]
+struct TopArgs {
+    /// The gateway's socket, where it was given to `run` [default: that of the service, or of this user's `run`]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Print one screen as text and end; so it is too where stdout is no terminal
+    #[arg(long)]
+    once: bool,
+}
+
+#[derive(Debug, Args)]
 struct DemoArgs {
     /// A site file whose devices are simulated [default: a small plant]
     #[arg(value_name = "SITE.yaml")]
@@ -245,6 +273,9 @@ struct DemoArgs {
     /// One JSON line per message, also on a terminal
     #[arg(long)]
     json: bool,
+    /// Answer `taktbus explain` and `taktbus top` on this local socket [default: as `run`]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -328,8 +359,8 @@ pub fn main() -> ExitCode {
         (_, 1) => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    logging::start(cli.logging.log_format, level);
-    let outcome = dispatch(cli.command);
+    let events = logging::start(cli.logging.log_format, level);
+    let outcome = dispatch(cli.command, events);
     told(std::io::stdout().flush());
     match outcome {
         Ok(Outcome::Fine) if OUTPUT_LOST.load(Ordering::Relaxed) => {
@@ -346,9 +377,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> anyhow::Result<Outcome> {
+fn dispatch(command: Command, events: Events) -> anyhow::Result<Outcome> {
     match command {
         Command::Check(args) => check::check(&args),
+        Command::Diff(args) => diff::diff(&args),
         Command::Test(args) => test::test(&args),
         Command::Plan(args) => block_on(plan::plan(args)),
         Command::ExplainCode { code } => Ok(explain_code::explain_code(code.as_deref())),
@@ -362,11 +394,12 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Browse(args) => block_on(browse::browse(args)),
         Command::Opcua(args) => opcua::opcua(args),
         Command::Store(args) => store::store(args),
-        Command::Run(args) => block_on(run::run(args)),
+        Command::Run(args) => block_on(run::run(args, events)),
         Command::Read(args) => block_on(read::read(args)),
-        Command::Demo(args) => block_on(demo::demo(args)),
+        Command::Demo(args) => block_on(demo::demo(args, events)),
         Command::Simulate(args) => block_on(simulate::simulate(args)),
         Command::Explain(args) => block_on(explain::explain(args)),
+        Command::Top(args) => block_on(top::top(args)),
     }
 }
 

@@ -8,15 +8,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Outcome, RunArgs, site, summary};
+use crate::runtime::events::Events;
 use crate::runtime::limits::raise_open_files;
+use crate::runtime::notify::Notifier;
 use crate::runtime::{control, state};
 
-pub async fn run(args: RunArgs) -> Result<Outcome> {
+pub async fn run(args: RunArgs, events: Events) -> Result<Outcome> {
     let gateway = match site::gateway(&args.site) {
         Ok(gateway) => gateway,
         Err(outcome) => return Ok(outcome),
     };
     let gateway = gateway
+        .with_events(events)
+        .with_notifier(Notifier::from_env())
         .with_control(args.control.or_else(control::default_path))
         .with_state(args.state.or_else(state::default_directory));
     raise_open_files();

@@ -3,6 +3,7 @@
 mod advice;
 mod connection;
 mod device;
+pub mod difference;
 pub mod examples;
 mod fit;
 mod http;
@@ -19,6 +20,7 @@ mod rates;
 pub mod readdress;
 mod secret;
 mod site;
+mod telemetry;
 pub mod url;
 mod written;
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::drivers::modbus::config::ModbusConfig;
 use crate::drivers::opcua::config::OpcuaConfig;
@@ -29,6 +30,17 @@ pub struct Site {
     pub clock: Trust,
     /// Where it answers questions by HTTP.
     pub listen: Option<SocketAddr>,
+    /// Where its own metrics are sent.
+    pub telemetry: Option<Telemetry>,
+}
+
+/// An OpenTelemetry receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Where requests are POSTed to, and as whom.
+    pub http: HttpConfig,
+    /// How often.
+    pub every: Duration,
 }
 
 /// When the machine's clock is believed.

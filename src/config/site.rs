@@ -7,7 +7,7 @@ use super::device::Wire;
 use super::library::Library;
 use super::passes::{Published, passes};
 use super::plan::{Connection, Protocol, Route, SinkConfig, Site, Trust};
-use super::{connection, device, http, memory, publish, written};
+use super::{connection, device, http, memory, publish, telemetry, written};
 use crate::document::codes;
 use crate::document::read::At;
 use crate::document::suggest::did_you_mean;
@@ -29,6 +29,7 @@ pub fn compile(written: &written::Site, library: &mut Library, found: &mut Diagn
     let writable = devices(written, library, &mut connections, found);
     let allow_write = allow_write(written, &writable, found);
     let routes = routes(written, &connections, found);
+    let telemetry = written.telemetry.as_ref().and_then(|at| telemetry::compile(&at.value, found));
     let name = written.site.as_ref()?.value.0.clone();
     if found.has_errors() {
         return None;
@@ -50,7 +51,7 @@ pub fn compile(written: &written::Site, library: &mut Library, found: &mut Diagn
         Some(written::ClockWord::Auto) | None => Trust::WhenSynchronised,
     };
     let listen = written.listen.as_ref().and_then(|at| Some(at.value.http.as_ref()?.value.0));
-    Some(Site { name, connections, routes: routes?, allow_write, store, clock, listen })
+    Some(Site { name, connections, routes: routes?, allow_write, store, clock, listen, telemetry })
 }
 
 /// A connection of the file, and what hangs on it.

@@ -41,6 +41,8 @@ document! {
         optional store: Store,
         /// Where the gateway is asked how it is, from this machine. Default: nowhere.
         optional listen: Listen,
+        /// Where the gateway's own metrics are sent to, besides being asked for. Default: nowhere.
+        optional telemetry: Telemetry,
         /// Bytes of memory for messages that wait, of all routes together; what is more goes into the stores, or is given up.
         /// Default 96MiB.
         /// Example: `96MiB`
@@ -72,6 +74,38 @@ document! {
         /// IP:PORT that answers HTTP: /metrics, /health/live, /health/ready, /api/v1/status. Everybody who reaches it may read them.
         /// Example: `127.0.0.1:9464`
         required http: Address,
+    }
+}
+
+document! {
+    /// An OpenTelemetry receiver: the metrics of /metrics, by OTLP over HTTP in JSON.
+    pub struct Telemetry ("telemetry") {
+        /// The receiver: http://HOST[:PORT], or https://…; /v1/metrics is added.
+        /// Example: `http://127.0.0.1:4318`
+        required otlp: Text,
+        /// How often. Default 30s.
+        /// Example: `30s`
+        optional every: Duration<1_000, 3_600_000>,
+        /// A token for the header Authorization: {env: NAME}, {file: PATH}, or the text itself.
+        optional bearer: Either<Text, SecretWords>,
+        /// User name.
+        /// Example: `bakery`
+        optional user: Text,
+        /// Password: {env: NAME}, {file: PATH}, or the text itself.
+        optional password: Either<Text, SecretWords>,
+        /// Further headers; {site} stands for the site's name.
+        optional headers: Headers,
+        /// How long to wait for an answer. Default 10s.
+        optional timeout: Duration<100, 300_000>,
+        /// PEM file of the certificate authorities to trust. Default: the system's.
+        /// Example: `/etc/taktbus/ca.pem`
+        optional ca: Text,
+        /// PEM file of the client's certificate chain.
+        /// Example: `/etc/taktbus/client.pem`
+        optional cert: Text,
+        /// PEM file of the client's private key.
+        /// Example: `/etc/taktbus/secrets/client.key`
+        optional key: Text,
     }
 }
 

@@ -56,7 +56,7 @@ pub const AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub const ONCE_RETRY: Duration = Duration::from_secs(10);
 
 /// Every first read happens within this time, however long its interval: somebody is watching the start.
-pub const FIRST_WITHIN: Duration = Duration::from_millis(800);
+pub const FIRST_WITHIN: Duration = Duration::from_millis(150);
 
 /// Shorter intervals than the timer can keep are raised to it.
 pub const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);

@@ -50,6 +50,7 @@ pub async fn run<D: Driver>(
     };
     session.driver.disconnect();
     session.metrics.up.set(0);
+    session.metrics.work.end();
     if let Some(panic) = panic {
         // Until somebody restarts this task, no old value may pass for a fresh one.
         let _ = session.all_offline().await;
@@ -85,6 +86,7 @@ struct Over;
 impl<D: Driver> Session<D> {
     async fn live(&mut self, stop: &CancellationToken) -> ControlFlow<Over> {
         loop {
+            self.metrics.work.begin(Instant::now());
             let lost = tokio::select! {
                 biased;
                 () = stop.cancelled() => return ControlFlow::Break(Over),
@@ -98,6 +100,7 @@ impl<D: Driver> Session<D> {
                 }
             };
             self.link_down(&lost).await?;
+            self.metrics.work.end();
             let wait = self.backoff.next(RandomState::new().build_hasher().finish());
             tokio::select! {
                 () = stop.cancelled() => return ControlFlow::Break(Over),
@@ -111,12 +114,14 @@ impl<D: Driver> Session<D> {
             if stop.is_cancelled() {
                 return ControlFlow::Break(Over);
             }
+            self.metrics.work.end();
             // What is due at once needs no place in the queue of those who wait for a stop.
             let due = tokio::select! {
                 biased;
                 due = self.driver.due() => due,
                 () = stop.cancelled() => return ControlFlow::Break(Over),
             };
+            self.metrics.work.begin(Instant::now());
             match self.driver.read(due).await {
                 Ok(batch) => self.tell(batch).await?,
                 Err(lost) => return ControlFlow::Continue(lost),

@@ -178,7 +178,7 @@ impl Span {
         let text = &self.file.text;
         let start = text[..floor_char(text, self.range.start)].rfind('\n').map_or(0, |n| n + 1);
         let line = text[start..].lines().next().unwrap_or("");
-        blanked(&without_password(line)).take(LONGEST_EXCERPT).collect()
+        blanked(&without_secrets(line)).take(LONGEST_EXCERPT).collect()
     }
 }
 
@@ -187,24 +187,34 @@ fn floor_char(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0)
 }
 
-/// A line as it may be shown and logged: each character of a password in it is a `*`, so that columns stay.
-fn without_password(line: &str) -> Cow<'_, str> {
-    const KEY: &str = "password";
-    let Some(key) = line.find(KEY) else { return Cow::Borrowed(line) };
-    let rest = line[key + KEY.len()..].trim_start_matches(['"', '\'', ' ']);
-    let Some(value) = rest.strip_prefix(':').map(str::trim_start).filter(|value| !value.starts_with('{'))
-    else {
-        return Cow::Borrowed(line);
-    };
+/// A line as it may be shown and logged: each character of a secret in it is a `*`, so that columns stay.
+fn without_secrets(line: &str) -> Cow<'_, str> {
+    let mut shown = Cow::Borrowed(line);
+    for key in ["password", "bearer"] {
+        let mut from = 0;
+        while let Some(found) = shown[from..].find(key) {
+            from += found + key.len();
+            if let Some(secret) = secret_behind(&shown, from) {
+                from = secret.start;
+                let stars = "*".repeat(shown[secret.clone()].chars().count());
+                shown.to_mut().replace_range(secret, &stars);
+            }
+        }
+    }
+    shown
+}
+
+/// Where the value of the key that ends at `key` is, if it's a secret itself and not where one is to be found.
+fn secret_behind(line: &str, key: usize) -> Option<Range<usize>> {
+    let rest = line[key..].trim_start_matches(['"', '\'', ' ']);
+    let value = rest.strip_prefix(':').map(str::trim_start).filter(|value| !value.starts_with('{'))?;
     let from = line.len() - value.len();
     let end = match value.chars().next() {
-        // A quote that is part of the password (doubled, or behind a backslash) hides all that follows too.
+        // A quote that is part of the secret (doubled, or behind a backslash) hides all that follows too.
         Some(quote @ ('"' | '\'')) => value.rfind(quote).filter(|end| *end > 0).map(|end| end + 1),
         _ => value.find([',', '}']),
     };
-    let to = end.map_or(line.len(), |end| from + end);
-    let stars = "*".repeat(line[from..to].chars().count());
-    Cow::Owned(format!("{}{stars}{}", &line[..from], &line[to..]))
+    Some(from..end.map_or(line.len(), |end| from + end))
 }
 
 /// Source lines longer than this are cut in excerpts, so that a hostile file can't flood a terminal.
@@ -287,8 +297,10 @@ mod tests {
             ("password: \"s3cret", "password: *******"),
             ("a: {password: {env: P}}", "a: {password: {env: P}}"),
             ("desc: the password of", "desc: the password of"),
+            ("{bearer: abc, x: {password: de}}", "{bearer: ***, x: {password: **}}"),
+            ("{bearer: {env: T}, password: ab}", "{bearer: {env: T}, password: **}"),
         ] {
-            assert_eq!(without_password(line), shown);
+            assert_eq!(without_secrets(line), shown);
         }
     }
 

@@ -3,6 +3,7 @@
 //! - Only the user that runs the gateway (and root) may connect: the socket's mode is 0600.
 //! - A question has at most [`LONGEST_QUESTION`] bytes and [`PATIENCE`]; at most [`AT_ONCE`] are answered at once, the
 //!   others wait in the kernel's queue.
+//! - It's answered on a thread of its own: of thousands of devices an answer takes tens of milliseconds, and polls don't wait for it.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -18,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::apart::{Apart, apart};
 use super::explain::Explainer;
 use crate::document::suggest::nearest;
 
@@ -44,7 +46,7 @@ pub fn default_path() -> Option<PathBuf> {
 
 /// A socket that is listened on. Its file goes when it's dropped.
 pub struct Control {
-    listener: UnixListener,
+    listener: std::os::unix::net::UnixListener,
     path: PathBuf,
 }
 
@@ -64,29 +66,47 @@ impl Control {
             }
             std::fs::remove_file(path)?;
         }
-        let listener = UnixListener::bind(path)?;
+        let listener = std::os::unix::net::UnixListener::bind(path)?;
+        listener.set_nonblocking(true)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(Self { listener, path: path.to_owned() })
     }
 
     /// Answers until it's dropped.
-    pub async fn serve(self, explainer: Arc<Explainer>) {
-        let mut answering = JoinSet::new();
-        loop {
-            tokio::select! {
-                accepted = self.listener.accept(), if answering.len() < AT_ONCE => match accepted {
-                    Ok((stream, _)) => {
-                        let explainer = explainer.clone();
-                        answering.spawn(async move {
-                            let (read, write) = stream.into_split();
-                            timeout(PATIENCE, answer(read, write, &explainer)).await
-                        });
-                    }
-                    // Out of descriptors, for instance: not at full speed.
-                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-                },
-                Some(_) = answering.join_next() => {}
+    pub fn start(self, explainer: Arc<Explainer>) -> io::Result<Answering> {
+        let listener = self.listener.try_clone()?;
+        let serving = apart("control", move || async move {
+            if let Err(error) = serve(listener, explainer).await {
+                tracing::error!(%error, "the control socket has failed");
             }
+        });
+        Ok(Answering { _serving: serving, _control: self })
+    }
+}
+
+/// A socket that is answered on. Its file goes, and the answers end, when it's dropped.
+pub struct Answering {
+    _serving: Apart,
+    _control: Control,
+}
+
+async fn serve(listener: std::os::unix::net::UnixListener, explainer: Arc<Explainer>) -> io::Result<()> {
+    let listener = UnixListener::from_std(listener)?;
+    let mut answering = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if answering.len() < AT_ONCE => match accepted {
+                Ok((stream, _)) => {
+                    let explainer = explainer.clone();
+                    answering.spawn(async move {
+                        let (read, write) = stream.into_split();
+                        timeout(PATIENCE, answer(read, write, &explainer)).await
+                    });
+                }
+                // Out of descriptors, for instance: not at full speed.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            },
+            Some(_) = answering.join_next() => {}
         }
     }
 }
@@ -113,6 +133,7 @@ fn reply(question: &str, explainer: &Explainer) -> Value {
     let name = match question.split_once(' ') {
         Some(("explain", name)) => Some(name),
         None if question == "explain" => None,
+        None if question == "status" => return explainer.status(),
         _ => return json!({"error": "the question is not understood; this is taktbus' control socket"}),
     };
     explainer.explain(name).unwrap_or_else(|known| {
@@ -141,11 +162,13 @@ pub async fn ask(path: &Path, question: &str) -> io::Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::events::Events;
     use tokio::time::Instant;
 
     fn explainer() -> Arc<Explainer> {
         let (connections, metrics, recents) = (Vec::new(), Arc::default(), Arc::default());
-        Arc::new(Explainer { site: "bakery".into(), started: Instant::now(), connections, metrics, recents })
+        let (site, started, events) = ("bakery".into(), Instant::now(), Events::default());
+        Arc::new(Explainer { site, started, connections, metrics, recents, events })
     }
 
     #[tokio::test]
@@ -165,12 +188,12 @@ mod tests {
         let control = Control::bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(Control::bind(&path).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse));
-        let serving = tokio::spawn(control.serve(explainer()));
+        let serving = control.start(explainer()).unwrap();
         assert_eq!(ask(&path, "explain").await.unwrap()["site"], "bakery");
+        assert_eq!(ask(&path, "status").await.unwrap()["ready"]["status"], "ok");
         assert!(ask(&path, "explain fan").await.unwrap()["error"].as_str().unwrap().contains("fan"));
         assert!(ask(&path, "shutdown").await.unwrap()["error"].is_string());
-        serving.abort();
-        let _ = serving.await;
+        drop(serving);
         assert!(!path.exists());
         // What a killed gateway leaves is replaced.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());

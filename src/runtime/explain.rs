@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::events::Events;
+use super::health::{self, fresh_for};
 use super::steps;
 use crate::budget::{Budget, Stage};
 use crate::mapping::compiled::{DeviceMap, PointIx};
@@ -31,6 +33,8 @@ pub struct Explainer {
     pub metrics: Arc<Metrics>,
     /// What was read last.
     pub recents: Arc<Recents>,
+    /// What the log said last.
+    pub events: Events,
 }
 
 /// One connection.
@@ -60,6 +64,17 @@ pub struct ExplainedDevice {
 }
 
 impl Explainer {
+    /// The whole account, with the version, the verdicts of `/health`, and the last events beside it.
+    pub fn status(&self) -> Value {
+        let now = Instant::now();
+        let mut status = self.explain(None).unwrap_or_default();
+        status["version"] = env!("CARGO_PKG_VERSION").into();
+        status["live"] = health::live(self, now).json;
+        status["ready"] = health::ready(self, now).json;
+        status["events"] = self.events.json();
+        status
+    }
+
     /// Explains everything, or what the device, connection or point (`DEVICE.POINT`) of this name is about. `Err`: there is none;
     /// the names that there are.
     pub fn explain(&self, name: Option<&str>) -> Result<Value, Vec<String>> {
@@ -136,6 +151,8 @@ impl Explainer {
                     "redelivered": route.redelivered.get(),
                     "stored": route.stored.get(),
                     "stored_bytes": route.stored_bytes.get(),
+                    "stored_age_ms": route.stored_age_ms.get(),
+                    "store_failing": route.store_failing.get() == 1,
                 })
             })
             .collect();
@@ -241,6 +258,8 @@ impl ExplainedConnection {
             "missed": metrics.missed_ticks.get(),
             "bad_values": metrics.bad_values.get(),
             "drift": &*metrics.drift.get(),
+            "values_age_ms": metrics.values_at.get().map(|at| millis(at.elapsed())),
+            "fresh_for_ms": fresh_for(device).map(millis),
             "sampled": metrics.sampled.get(),
             "delivered": metrics.delivered.get(),
             "replayed": metrics.replayed.get(),
@@ -390,6 +409,7 @@ pub(super) mod tests {
             connections: vec![connection],
             metrics: Arc::default(),
             recents: Arc::default(),
+            events: Events::default(),
         }
     }
 

@@ -49,13 +49,41 @@ pub struct Family {
     pub labels: &'static [&'static str],
     /// What it means, in one line.
     pub help: &'static str,
-    collect: fn(&Explainer, &mut Lines<'_>),
+    collect: fn(&Explainer, &mut dyn Sink),
 }
 
-/// The first upper limit of a latency histogram is 2^FIRST_STEP µs, about 1 ms.
-const FIRST_STEP: u32 = 10;
-/// The last one: about 67 s.
-const LAST_STEP: u32 = 26;
+impl Family {
+    /// Writes its numbers.
+    pub fn collect(&self, explainer: &Explainer, to: &mut dyn Sink) {
+        (self.collect)(explainer, to);
+    }
+}
+
+/// Where a family's numbers are written, each with the values of the family's labels.
+pub trait Sink {
+    /// A counter's or a gauge's number.
+    fn number(&mut self, values: &[&str], number: f64);
+
+    /// A histogram's or a summary's times.
+    fn times(&mut self, values: &[&str], times: &Histogram);
+}
+
+/// The buckets of a histogram, as all who tell of it have them.
+pub mod times {
+    use std::time::Duration;
+
+    use crate::metrics::Histogram;
+
+    /// The first upper limit of a latency histogram is 2^FIRST_STEP µs, about 1 ms.
+    const FIRST_STEP: u32 = 10;
+    /// The last one: about 67 s.
+    const LAST_STEP: u32 = 26;
+
+    /// How many took up to each limit; and all of them.
+    pub fn steps(times: &Histogram) -> (Vec<(Duration, u64)>, u64) {
+        times.cumulative(FIRST_STEP, LAST_STEP)
+    }
+}
 
 const DEVICE: &[&str] = &["connection", "device"];
 const ROUTE: &[&str] = &["route"];
@@ -79,29 +107,29 @@ macro_rules! families {
 
 families! {
     "taktbus_build_info" Gauge ["version"] "1, with the program's version.",
-        |_, to| to.add(&[env!("CARGO_PKG_VERSION")], 1.0);
+        |_, to| to.number(&[env!("CARGO_PKG_VERSION")], 1.0);
     "taktbus_uptime_seconds" Gauge [] "Time since the start.",
-        |explainer, to| to.add(&[], explainer.started.elapsed().as_secs_f64());
+        |explainer, to| to.number(&[], explainer.started.elapsed().as_secs_f64());
 
     "taktbus_connection_up" Gauge ["connection"] "1 while the link is up.",
-        |explainer, to| each_connection(explainer, |c| to.add(&[&c.metrics.name], c.metrics.up.get() as f64));
+        |explainer, to| each_connection(explainer, |c| to.number(&[&c.metrics.name], c.metrics.up.get() as f64));
     "taktbus_connection_connects_total" Counter ["connection"] "Times that the link came up.",
-        |explainer, to| each_connection(explainer, |c| to.add(&[&c.metrics.name], c.metrics.connects.get() as f64));
+        |explainer, to| each_connection(explainer, |c| to.number(&[&c.metrics.name], c.metrics.connects.get() as f64));
     "taktbus_connection_restarts_total" Counter ["connection"] "Times that the connection's task was restarted after a panic.",
-        |explainer, to| each_connection(explainer, |c| to.add(&[&c.metrics.name], c.metrics.restarts.get() as f64));
+        |explainer, to| each_connection(explainer, |c| to.number(&[&c.metrics.name], c.metrics.restarts.get() as f64));
     "taktbus_stray_frames_total" Counter ["connection", "kind"] "Frames that answered no open request: late, echo, foreign, misshapen, noise.",
         |explainer, to| each_connection(explainer, |c| {
             for (kind, count) in STRAYS.iter().zip(&c.metrics.strays) {
-                to.add(&[&c.metrics.name, kind], count.get() as f64);
+                to.number(&[&c.metrics.name, kind], count.get() as f64);
             }
         });
     "taktbus_bus_planned_ratio" Gauge ["connection"] "The share of the time that the bus was planned to be busy.",
-        |explainer, to| each_connection(explainer, |c| to.add(&[&c.metrics.name], c.planned_load));
+        |explainer, to| each_connection(explainer, |c| to.number(&[&c.metrics.name], c.planned_load));
     "taktbus_bus_seconds_total" Counter ["connection", "device", "use"] "Time that a device kept its bus busy, by use: polls, retries, timeouts, probes.",
         |explainer, to| each_device(explainer, |c, device| {
             for what in BusUse::ALL {
                 let micros = device.metrics.bus_micros[what as usize].get();
-                to.add(&[&c.metrics.name, &device.metrics.name, what.name()], micros as f64 / 1e6);
+                to.number(&[&c.metrics.name, &device.metrics.name, what.name()], micros as f64 / 1e6);
             }
         });
 
@@ -110,12 +138,12 @@ families! {
     "taktbus_values_age_seconds" Gauge DEVICE "Time since the device gave values last; since the start, if it never did.",
         |explainer, to| each_device(explainer, |c, device| {
             let age = device.metrics.values_at.get().unwrap_or(explainer.started).elapsed();
-            to.add(&[&c.metrics.name, &device.metrics.name], age.as_secs_f64());
+            to.number(&[&c.metrics.name, &device.metrics.name], age.as_secs_f64());
         });
     "taktbus_values_age_limit_seconds" Gauge DEVICE "Up to which age its values count as fresh; absent where they come when they change.",
         |explainer, to| each_device(explainer, |c, device| {
             if let Some(limit) = fresh_for(device) {
-                to.add(&[&c.metrics.name, &device.metrics.name], limit.as_secs_f64());
+                to.number(&[&c.metrics.name, &device.metrics.name], limit.as_secs_f64());
             }
         });
     "taktbus_polls_total" Counter ["connection", "device", "outcome"] "Reads by how they ended: answered, timeout, exception, garbled.",
@@ -128,7 +156,7 @@ families! {
                 ("garbled", &metrics.garbled),
             ];
             for (outcome, count) in outcomes {
-                to.add(&[&c.metrics.name, &metrics.name, outcome], count.get() as f64);
+                to.number(&[&c.metrics.name, &metrics.name, outcome], count.get() as f64);
             }
         });
     "taktbus_retries_total" Counter DEVICE "Reads of which something was asked for again at once: a torn value, a damaged answer, a link that dropped.",
@@ -137,7 +165,7 @@ families! {
         |explainer, to| each_device(explainer, |c, device| {
             for (code, count) in device.metrics.exception_codes.iter().enumerate().filter(|(_, count)| count.get() > 0) {
                 let code = if code == 0 { "other".to_string() } else { code.to_string() };
-                to.add(&[&c.metrics.name, &device.metrics.name, &code], count.get() as f64);
+                to.number(&[&c.metrics.name, &device.metrics.name, &code], count.get() as f64);
             }
         });
     "taktbus_missed_ticks_total" Counter DEVICE "Due times that passed without a request, because the bus was busy.",
@@ -149,26 +177,26 @@ families! {
     "taktbus_server_clock_offset_seconds" Gauge DEVICE "OPC UA: the server's clock minus ours, where it's known.",
         |explainer, to| each_device(explainer, |c, device| {
             if let Some(millis) = device.metrics.clock_offset_ms.get() {
-                to.add(&[&c.metrics.name, &device.metrics.name], millis as f64 / 1e3);
+                to.number(&[&c.metrics.name, &device.metrics.name], millis as f64 / 1e3);
             }
         });
 
     "taktbus_budget_seconds" Gauge DEVICE "The device's latency budget.",
         |explainer, to| each_device(explainer, |c, device| {
-            to.add(&[&c.metrics.name, &device.metrics.name], device.budget.within.as_secs_f64());
+            to.number(&[&c.metrics.name, &device.metrics.name], device.budget.within.as_secs_f64());
         });
     "taktbus_latency_seconds" Histogram ACCOUNT "From the request to the acknowledgement (PUBACK, 2xx), of messages that were not replayed.",
-        |explainer, to| each_account(explainer, |route, device| to.histogram(&[&route.name, &device.name], &device.total));
+        |explainer, to| each_account(explainer, |route, device| to.times(&[&route.name, &device.name], &device.total));
     "taktbus_stage_seconds" Summary ["route", "device", "stage"] "The same time by stage: bus, map, queue, broker.",
         |explainer, to| each_account(explainer, |route, device| {
             for (stage, times) in Stage::ALL.iter().zip(&device.stages) {
-                to.summary(&[&route.name, &device.name, stage.name()], times);
+                to.times(&[&route.name, &device.name, stage.name()], times);
             }
         });
     "taktbus_violations_total" Counter ["route", "device", "stage"] "Messages that missed their budget, by the stage that spent the time.",
         |explainer, to| each_account(explainer, |route, device| {
             for (stage, count) in Stage::ALL.iter().zip(&device.violations) {
-                to.add(&[&route.name, &device.name, stage.name()], count.get() as f64);
+                to.number(&[&route.name, &device.name, stage.name()], count.get() as f64);
             }
         });
     "taktbus_messages_sampled_total" Counter ACCOUNT "Messages made: sequence numbers given.",
@@ -201,7 +229,7 @@ families! {
     "taktbus_store_bytes" Gauge ROUTE "Bytes that the store's files take.",
         |explainer, to| route_number(explainer, to, |route| route.stored_bytes.get());
     "taktbus_store_age_seconds" Gauge ROUTE "For how long messages have waited in the store, to within a file: how old the newest message of the oldest file is. 0: none waits, or the clock doesn't tell.",
-        |explainer, to| each_route(explainer, |route| to.add(&[&route.name], route.stored_age_ms.get() as f64 / 1e3));
+        |explainer, to| each_route(explainer, |route| to.number(&[&route.name], route.stored_age_ms.get() as f64 / 1e3));
     "taktbus_store_fits_seconds" Gauge ROUTE "How long an outage fits into the store, by the site file's intervals. 0: there is no store, or it can't be said.",
         |explainer, to| route_number(explainer, to, |route| route.store_fits_seconds.get());
     "taktbus_store_failing" Gauge ROUTE "1 while the store can't be written.",
@@ -212,11 +240,11 @@ families! {
         |explainer, to| route_number(explainer, to, |route| route.store_syncs.get());
 
     "process_resident_memory_bytes" Gauge [] "Memory of the process that is resident.",
-        |_, to| process::resident_bytes().into_iter().for_each(|bytes| to.add(&[], bytes as f64));
+        |_, to| process::resident_bytes().into_iter().for_each(|bytes| to.number(&[], bytes as f64));
     "process_cpu_seconds_total" Counter [] "Processor time of the process.",
-        |_, to| to.add(&[], process::cpu_time().as_secs_f64());
+        |_, to| to.number(&[], process::cpu_time().as_secs_f64());
     "process_open_fds" Gauge [] "Open file descriptors of the process.",
-        |_, to| process::open_files().into_iter().for_each(|count| to.add(&[], count as f64));
+        |_, to| process::open_files().into_iter().for_each(|count| to.number(&[], count as f64));
 }
 
 /// Everything, as a scrape gets it.
@@ -225,7 +253,7 @@ pub fn render(explainer: &Explainer) -> String {
     for family in FAMILIES {
         let _ = writeln!(text, "# HELP {} {}", family.name, family.help);
         let _ = writeln!(text, "# TYPE {} {}", family.name, family.kind.name());
-        (family.collect)(explainer, &mut Lines { text: &mut text, family });
+        family.collect(explainer, &mut Lines { text: &mut text, family });
     }
     text
 }
@@ -234,8 +262,8 @@ pub fn render(explainer: &Explainer) -> String {
 pub fn page() -> String {
     let mut page = String::from(
         "# Metrics\n\n<!-- Made from src/runtime/exposition.rs by `TAKTBUS_BLESS=1 cargo test --lib exposition`. -->\n\n\
-         What `/metrics` says, in Prometheus' text format, where the site file has `listen: {http: 127.0.0.1:9464}`\n\
-         ([seeing into it](observing.md)). Counters start at 0 with the process.\n\n\
+         What `/metrics` says, in Prometheus' text format, where the site file has `listen: {http: 127.0.0.1:9464}`,\n\
+         and what is sent where it has `telemetry` ([seeing into it](observing.md)). Counters start at 0 with the process.\n\n\
          | metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n",
     );
     for Family { name, kind, labels, help, .. } in FAMILIES {
@@ -251,13 +279,16 @@ struct Lines<'a> {
     family: &'static Family,
 }
 
-impl Lines<'_> {
-    fn add(&mut self, values: &[&str], number: f64) {
+impl Sink for Lines<'_> {
+    fn number(&mut self, values: &[&str], number: f64) {
         self.line("", values, None, number);
     }
 
-    fn histogram(&mut self, values: &[&str], times: &Histogram) {
-        let (steps, all) = times.cumulative(FIRST_STEP, LAST_STEP);
+    fn times(&mut self, values: &[&str], times: &Histogram) {
+        if self.family.kind == Kind::Summary {
+            return self.sum_and_count(values, times.sum(), times.count());
+        }
+        let (steps, all) = times::steps(times);
         let sum = times.sum();
         for (limit, count) in steps {
             self.line("_bucket", values, Some(&limit.as_secs_f64().to_string()), count as f64);
@@ -265,11 +296,9 @@ impl Lines<'_> {
         self.line("_bucket", values, Some("+Inf"), all as f64);
         self.sum_and_count(values, sum, all);
     }
+}
 
-    fn summary(&mut self, values: &[&str], times: &Histogram) {
-        self.sum_and_count(values, times.sum(), times.count());
-    }
-
+impl Lines<'_> {
     fn sum_and_count(&mut self, values: &[&str], sum: Duration, count: u64) {
         self.line("_sum", values, None, sum.as_secs_f64());
         self.line("_count", values, None, count as f64);
@@ -307,9 +336,9 @@ fn each_device(explainer: &Explainer, mut act: impl FnMut(&ExplainedConnection, 
     });
 }
 
-fn device_number(explainer: &Explainer, to: &mut Lines<'_>, number: fn(&DeviceMetrics) -> f64) {
+fn device_number(explainer: &Explainer, to: &mut dyn Sink, number: fn(&DeviceMetrics) -> f64) {
     each_device(explainer, |c, device| {
-        to.add(&[&c.metrics.name, &device.metrics.name], number(&device.metrics));
+        to.number(&[&c.metrics.name, &device.metrics.name], number(&device.metrics));
     });
 }
 
@@ -317,16 +346,16 @@ fn each_route(explainer: &Explainer, mut act: impl FnMut(&RouteMetrics)) {
     explainer.metrics.routes.iter().for_each(|route| act(route));
 }
 
-fn route_number(explainer: &Explainer, to: &mut Lines<'_>, number: fn(&RouteMetrics) -> u64) {
-    each_route(explainer, |route| to.add(&[&route.name], number(route) as f64));
+fn route_number(explainer: &Explainer, to: &mut dyn Sink, number: fn(&RouteMetrics) -> u64) {
+    each_route(explainer, |route| to.number(&[&route.name], number(route) as f64));
 }
 
 fn each_account(explainer: &Explainer, mut act: impl FnMut(&RouteMetrics, &Arc<DeviceMetrics>)) {
     each_route(explainer, |route| route.devices.iter().for_each(|device| act(route, device)));
 }
 
-fn account_number(explainer: &Explainer, to: &mut Lines<'_>, number: fn(&DeviceMetrics) -> u64) {
-    each_account(explainer, |route, device| to.add(&[&route.name, &device.name], number(device) as f64));
+fn account_number(explainer: &Explainer, to: &mut dyn Sink, number: fn(&DeviceMetrics) -> u64) {
+    each_account(explainer, |route, device| to.number(&[&route.name, &device.name], number(device) as f64));
 }
 
 #[cfg(test)]

@@ -14,12 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::clock;
-use super::control::Control;
+use super::control::{Answering, Control};
+use super::events::Events;
 use super::explain::{ExplainedConnection, ExplainedDevice, Explainer};
 use super::forecast::{Forecast, forecast};
+use super::notify::Notifier;
 use super::stores::{self, OpenStore};
 use super::supervisor::{keep, panic_text};
-use super::{http, state};
+use super::{health, http, state, telemetry};
 use crate::config::plan::{self as config, Protocol, Route, SinkConfig, Site, Trust};
 use crate::drivers::modbus::ModbusPlan;
 use crate::drivers::opcua::OpcuaPlan;
@@ -57,7 +59,10 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     control: Option<PathBuf>,
     listen: Option<SocketAddr>,
+    telemetry: Option<config::Telemetry>,
     state: Option<PathBuf>,
+    events: Events,
+    notifier: Option<Arc<Notifier>>,
 }
 
 /// A connection, planned, with what counts it.
@@ -133,9 +138,12 @@ impl Gateway {
             store: site.store,
             trust: site.clock,
             listen: site.listen,
+            telemetry: site.telemetry,
             metrics: Arc::new(metrics),
             control: None,
             state: None,
+            events: Events::default(),
+            notifier: None,
         })
     }
 
@@ -147,6 +155,16 @@ impl Gateway {
     /// Remembers in this directory what it finds out about devices, and keeps there what is not delivered.
     pub fn with_state(self, directory: Option<PathBuf>) -> Self {
         Self { state: directory, ..self }
+    }
+
+    /// Tells these events to whoever asks; a layer of the log fills them.
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events, ..self }
+    }
+
+    /// Tells the service manager how it is.
+    pub fn with_notifier(self, notifier: Option<Notifier>) -> Self {
+        Self { notifier: notifier.map(Arc::new), ..self }
     }
 
     /// Where everything is counted.
@@ -174,8 +192,10 @@ impl Gateway {
         tracing::info!(site = %self.identity.site, devices, connections = self.connections.len(), routes = self.routes.len(), "starting");
         let explainer = Arc::new(self.explainer());
         let recents = Arc::clone(&explainer.recents);
+        let _beat = AbortOnDropHandle::new(tokio::spawn(health::beat(self.metrics.clone())));
         let _control = self.start_control(&explainer);
-        let _http = self.listen.map(|address| http::start(address, explainer));
+        let _http = self.listen.map(|address| http::start(address, explainer.clone()));
+        let _telemetry = self.telemetry.take().map(|to| telemetry::start(to, explainer));
         for (forecast, metrics) in self.forecasts().iter().zip(&self.metrics.routes) {
             metrics.store_fits_seconds.set(forecast.fits.map_or(0, |fits| fits.as_secs()));
         }
@@ -190,7 +210,11 @@ impl Gateway {
         let (events, received) = mpsc::channel(EVENTS);
         let mut pipeline = tokio::spawn(pipeline::run(self.identity.clone(), inputs, received, recents));
         let stop_sessions = stop.child_token();
+        let (notifier, metrics) = (self.notifier.clone(), self.metrics.clone());
         let mut sessions = self.start_sessions(events, &stop_sessions, kept);
+
+        let told =
+            notifier.clone().map(|notifier| AbortOnDropHandle::new(tokio::spawn(notifier.run(metrics))));
 
         let failure = tokio::select! {
             // First: a stop ends the sessions, and the pipeline with them.
@@ -200,6 +224,8 @@ impl Gateway {
             Some(ended) = forwarders.join_next() => Some(failed("a forwarder", ended)),
         };
         tracing::info!("stopping");
+        drop(told);
+        notifier.iter().for_each(|notifier| notifier.stopping());
         stop_sessions.cancel();
         let ended = async { while sessions.join_next().await.is_some() {} };
         if timeout(SESSIONS_STOP, ended).await.is_err() {
@@ -240,12 +266,12 @@ impl Gateway {
     }
 
     /// The gateway works without its socket: it's for those who ask.
-    fn start_control(&self, explainer: &Arc<Explainer>) -> Option<AbortOnDropHandle<()>> {
+    fn start_control(&self, explainer: &Arc<Explainer>) -> Option<Answering> {
         let path = self.control.as_ref()?;
-        let control = Control::bind(path)
+        Control::bind(path)
+            .and_then(|control| control.start(Arc::clone(explainer)))
             .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "`taktbus explain` can't ask this gateway"))
-            .ok()?;
-        Some(AbortOnDropHandle::new(tokio::spawn(control.serve(Arc::clone(explainer)))))
+            .ok()
     }
 
     fn explainer(&self) -> Explainer {
@@ -272,6 +298,7 @@ impl Gateway {
             connections: connections.collect(),
             metrics: self.metrics.clone(),
             recents: Arc::default(),
+            events: self.events.clone(),
         }
     }
 
@@ -304,7 +331,7 @@ impl Gateway {
                 _ => None,
             };
             if let Some((_, opened)) = &store {
-                self.identity.epoch = self.identity.epoch.max(opened.last_epoch + 1);
+                self.identity.epoch = self.identity.epoch.max(opened.last_epoch.saturating_add(1));
             }
             stores.push(store);
         }

@@ -1,19 +1,20 @@
-//! Is the gateway alive, and are its values fresh? Judged by what arrived, not by sockets. Pure but for reading metrics.
+//! Is the gateway alive, and are its values fresh? Judged by what arrived, not by sockets. Pure but for reading metrics, and [`beat`].
 //!
 //! - *live*: the thread that polls and publishes was at work within [`BEAT_LIMIT`].
 //! - *ready*: each device gave values within [`MISSED_ROUNDS`] of its interval and its budget (where values come when they change: it
 //!   is online), and no route has had messages waiting for [`ROUTE_PATIENCE`] and the largest budget without an acknowledgement.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::explain::{ExplainedConnection, ExplainedDevice, Explainer};
-use crate::metrics::RouteMetrics;
+use crate::metrics::{Metrics, RouteMetrics};
 
 /// How often the thread that polls and publishes shows that it's at work.
-pub const BEAT: Duration = Duration::from_secs(1);
+const BEAT: Duration = Duration::from_secs(1);
 /// The longest that it may not have shown so.
 pub const BEAT_LIMIT: Duration = Duration::from_secs(10);
 /// Values may be this many intervals old: one that a lost answer costs, and the one that is under way.
@@ -34,6 +35,14 @@ impl Health {
         let is_good = reasons.is_empty();
         let status = if is_good { "ok" } else { "failing" };
         Self { is_good, json: json!({"status": status, "reasons": reasons}) }
+    }
+}
+
+/// Shows that the thread that runs this is at work. What polls and publishes runs there too.
+pub async fn beat(metrics: Arc<Metrics>) {
+    loop {
+        metrics.beat.set(Instant::now());
+        sleep(BEAT).await;
     }
 }
 
@@ -108,8 +117,6 @@ fn stale_route(route: &RouteMetrics, started: Instant, patience: Duration, now: 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::runtime::explain::tests::explainer;
 
@@ -161,8 +168,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_thread_that_stands_still_is_not_live() {
         let explainer = explainer();
-        explainer.metrics.beat.set(Instant::now());
+        let beating = tokio::spawn(beat(explainer.metrics.clone()));
+        tokio::time::sleep(BEAT_LIMIT * 2).await;
         assert!(live(&explainer, Instant::now()).is_good);
+        beating.abort();
+        assert!(beating.await.is_err());
+        explainer.metrics.beat.set(Instant::now());
         tokio::time::advance(BEAT_LIMIT + Duration::from_secs(1)).await;
         let health = live(&explainer, Instant::now());
         assert!(!health.is_good);

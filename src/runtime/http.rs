@@ -22,11 +22,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::apart::{Apart, apart};
 use super::explain::Explainer;
-use super::health::{self, BEAT, Health};
+use super::health::{self, Health};
 
 /// Connections at once.
 const MOST_CONNECTIONS: usize = 64;
@@ -44,39 +44,12 @@ const RETRY: Duration = Duration::from_secs(5);
 /// What is answered, for whoever asks for something else.
 const PATHS: &str = "/metrics, /health/live, /health/ready, /api/v1/status";
 
-/// A listener at work; it stops when this is dropped.
-pub struct Http {
-    _stop: DropGuard,
-    _beat: AbortOnDropHandle<()>,
-}
-
-/// Answers at this address. Call it on the runtime that polls: that this goes on is what `/health/live` tells.
-pub fn start(address: SocketAddr, explainer: Arc<Explainer>) -> Http {
+/// Answers at this address, until it's dropped.
+pub fn start(address: SocketAddr, explainer: Arc<Explainer>) -> Apart {
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "whoever reaches this address may read metrics and status");
     }
-    let metrics = Arc::clone(&explainer.metrics);
-    let beat = tokio::spawn(async move {
-        loop {
-            metrics.beat.set(Instant::now());
-            sleep(BEAT).await;
-        }
-    });
-    let stop = CancellationToken::new();
-    let over = stop.clone();
-    let thread = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        match runtime {
-            Ok(runtime) => {
-                runtime.block_on(over.run_until_cancelled(listen(address, explainer)));
-            }
-            Err(error) => tracing::error!(%error, "the HTTP listener has no runtime"),
-        }
-    };
-    if let Err(error) = std::thread::Builder::new().name("http".into()).spawn(thread) {
-        tracing::error!(%error, "the HTTP listener has no thread");
-    }
-    Http { _stop: stop.drop_guard(), _beat: AbortOnDropHandle::new(beat) }
+    apart("http", move || listen(address, explainer))
 }
 
 async fn listen(address: SocketAddr, explainer: Arc<Explainer>) {
@@ -152,18 +125,9 @@ fn response(method: &Method, path: &str, explainer: &Explainer) -> Response<Full
         ),
         "/health/live" => verdict(health::live(explainer, now)),
         "/health/ready" => verdict(health::ready(explainer, now)),
-        "/api/v1/status" => with(StatusCode::OK, JSON, format!("{}\n", status(explainer, now))),
+        "/api/v1/status" => with(StatusCode::OK, JSON, format!("{}\n", explainer.status())),
         _ => with(StatusCode::NOT_FOUND, TEXT, format!("there are {PATHS}\n")),
     }
-}
-
-/// What `taktbus explain --json` says, with the verdicts and the version beside it.
-fn status(explainer: &Explainer, now: Instant) -> serde_json::Value {
-    let mut status = explainer.explain(None).unwrap_or_default();
-    status["version"] = env!("CARGO_PKG_VERSION").into();
-    status["live"] = health::live(explainer, now).json;
-    status["ready"] = health::ready(explainer, now).json;
-    status
 }
 
 fn with(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
@@ -255,17 +219,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_is_taken_stops_nobody() {
+    async fn an_address_that_is_taken_is_had_when_it_is_free() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let explainer = Arc::new(explainer());
-        let http = start(taken.local_addr().unwrap(), explainer.clone());
-        timeout(SOON, async {
-            while explainer.metrics.beat.get().is_none() {
-                tokio::task::yield_now().await;
+        let address = taken.local_addr().unwrap();
+        let _http = start(address, Arc::new(explainer()));
+        drop(taken);
+        let answered = async {
+            // Nobody listens at first.
+            while TcpStream::connect(address).await.is_err() {
+                sleep(Duration::from_millis(50)).await;
             }
-        })
-        .await
-        .expect("the gateway goes on");
-        drop(http);
+            get(address, "GET /metrics").await
+        };
+        let answer = timeout(SOON, answered).await.expect("it's tried again");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 }

@@ -1,7 +1,9 @@
 //! Starts, watches and stops tasks: the only module that spawns long-lived ones.
 
+mod apart;
 mod clock;
 pub mod control;
+pub mod events;
 pub mod explain;
 pub mod exposition;
 pub mod forecast;
@@ -9,8 +11,11 @@ pub mod gateway;
 pub mod health;
 mod http;
 pub mod limits;
+pub mod notify;
+pub mod otlp;
 mod process;
 pub mod state;
 mod steps;
 pub mod stores;
 pub mod supervisor;
+pub mod telemetry;

@@ -49,11 +49,14 @@
 //! | 7 | boot 8, ahead 8, and then as kind 1 | a message whose `at` and time stamp are of a clock that was not synchronised: `ahead` milliseconds ahead of the time since the boot with this number |
 //! | 8 | moved 8, n × (from 8, to 8) | these were, or will be, sent with their time stamp moved by so many milliseconds (-2⁶³: as it is, with `"clock":"unsynced"`) |
 //!
+//! A position is below 2⁶² ([`MOST_POSITION`]), and less than 2²⁰ ([`MOST_POSITIONS`]) above the first one of its segment; a message
+//! with another one says nothing.
+//!
 //! # What it means
 //!
-//! Read segments by ascending number, and records by offset. A message belongs to the segment with the highest number whose first
-//! position is not above the message's; a copy elsewhere (it had been written again, since an fdatasync had failed) does not count. What
-//! is neither settled nor given up waits to be delivered. Gaps that were given up and whose record was not acknowledged are owed; each
+//! Read segments by ascending number, and records by offset. A message may be there twice: when an fdatasync has failed, what it was
+//! about is written again into the next segment, whose first position is then below where the one before it ends. Copies are the same, and each of
+//! them is good; a crash may have left either. What is neither settled nor given up waits to be delivered. Gaps that were given up and whose record was not acknowledged are owed; each
 //! segment begins with all that are owed by then (kind 5 without a position), so that older segments can go. They go oldest
 //! first, once all of their positions are settled.
 
@@ -74,6 +77,10 @@ pub const HEADER: usize = 64;
 pub const BLOCK: usize = 64 << 10;
 /// Bytes of the longest body; a larger message is not stored.
 pub const MOST_BODY: usize = 1 << 20;
+/// Positions are below it.
+pub const MOST_POSITION: u64 = 1 << 62;
+/// The positions of a segment's messages are less than so many apart. What is never stored has positions too.
+pub const MOST_POSITIONS: u64 = 1 << 20;
 /// Bytes before a body.
 pub const FRAME: usize = 8;
 const MAGIC: &[u8; 8] = b"taktlog\n";
@@ -147,6 +154,9 @@ impl Header {
             later => return Err(NoHeader::Version(later)),
         }
         let (number, first) = (rest.get_u64_le(), rest.get_u64_le());
+        if first >= MOST_POSITION {
+            return Err(NoHeader::Foreign);
+        }
         Ok(Self { number, first, epoch: rest.get_u64_le(), at: rest.get_i64_le() })
     }
 }
@@ -241,7 +251,7 @@ impl Record {
                     1 => None,
                     _ => Some(Standing { boot: u64_of(&mut rest)?, ahead: rest.try_get_i64_le().ok()? }),
                 };
-                let [position, epoch, seq] = [u64_of(&mut rest)?, u64_of(&mut rest)?, u64_of(&mut rest)?];
+                let [position, epoch, seq] = [position_of(&mut rest)?, u64_of(&mut rest)?, u64_of(&mut rest)?];
                 let at = rest.try_get_i64_le().ok()?;
                 let late = match rest.try_get_u8().ok()? {
                     0 => OnLate::Deliver,
@@ -303,6 +313,11 @@ fn text_of(rest: &mut &[u8]) -> Option<Arc<str>> {
 
 fn u64_of(rest: &mut &[u8]) -> Option<u64> {
     rest.try_get_u64_le().ok()
+}
+
+/// A message's position; none where no message has such.
+pub fn position_of(rest: &mut &[u8]) -> Option<u64> {
+    u64_of(rest).filter(|position| *position < MOST_POSITION)
 }
 
 fn put_ranges(out: &mut Vec<u8>, ranges: &[(u64, u64)]) {
@@ -382,7 +397,7 @@ mod tests {
     pub fn record() -> impl Strategy<Value = Record> {
         let late = prop_oneof![Just(OnLate::Deliver), Just(OnLate::Drop), Just(OnLate::Store)];
         let standing = (any::<u64>(), any::<i64>()).prop_map(|(boot, ahead)| Standing { boot, ahead });
-        let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<i64>(), prop::option::of(standing));
+        let numbers = (0..MOST_POSITION, any::<u64>(), any::<u64>(), any::<i64>(), prop::option::of(standing));
         let payload = prop::collection::vec(any::<u8>(), 0..300);
         let message = (numbers, late, text(), text(), payload).prop_map(
             |((position, epoch, seq, at, doubted), late, device, topic, payload)| {
@@ -422,7 +437,7 @@ mod tests {
         }
 
         #[test]
-        fn headers_are_read_and_harmed_ones_are_not(number in any::<u64>(), first in any::<u64>(), bit in 0usize..HEADER * 8) {
+        fn headers_are_read_and_harmed_ones_are_not(number in any::<u64>(), first in 0..MOST_POSITION, bit in 0usize..HEADER * 8) {
             let header = Header { number, first, epoch: 7, at: -1 };
             let mut bytes = header.encode();
             prop_assert_eq!(Header::decode(&bytes), Ok(header));

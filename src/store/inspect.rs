@@ -105,7 +105,7 @@ pub fn look(path: &Path, mut each: impl FnMut(&Stored, Marks)) -> io::Result<Con
         let mut reader = Reader::new(folder.open(&format::name(*number))?, *number)?;
         while let Some(found) = reader.next() {
             let Some(Record::Message(stored)) = Record::decode(found.body) else { continue };
-            if !ledger.is_unsettled(stored.position) || !ledger.is_of(stored.position, *number) {
+            if !ledger.is_unsettled(stored.position) || !ledger.has_copy(*number, stored.position) {
                 continue;
             }
             let key = (Arc::clone(&stored.device), stored.epoch);

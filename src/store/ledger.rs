@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::format::Record;
+use super::format::{MOST_POSITIONS, Record};
 use super::{Marks, Restamp};
 use crate::model::clock::Standing;
 use crate::model::gaps::Gaps;
@@ -23,6 +23,9 @@ const WANTED: u8 = 8;
 pub(super) struct Ledger {
     segments: VecDeque<Segment>,
     late: BTreeMap<u64, u64>,
+    /// Messages whose copy is not in the segment that decides of them, and the number of that which it's in: a later one was
+    /// begun after an fdatasync had failed, and did not come to have them.
+    strays: BTreeMap<u64, u64>,
     stamps: BTreeMap<u64, Restamp>,
     /// Gaps whose records were not acknowledged.
     pub gaps: Gaps,
@@ -68,11 +71,8 @@ impl Ledger {
         if let Some(last) = self.segments.back_mut()
             && last.end() > first
         {
+            // None of it is present: what is written again is when it's written.
             segment.states = last.states.split_off((first.saturating_sub(last.first)) as usize);
-            // What is written again is present again when it's written.
-            segment.states.iter_mut().for_each(|state| *state &= !PRESENT);
-            last.unsettled =
-                last.states.iter().filter(|state| **state & (PRESENT | SETTLED) == PRESENT).count();
         }
         self.segments.push_back(segment);
     }
@@ -99,6 +99,7 @@ impl Ledger {
     pub fn forget_oldest(&mut self) -> Option<Segment> {
         let gone = self.segments.pop_front()?;
         self.late = self.late.split_off(&gone.end());
+        self.strays.retain(|_, number| *number != gone.number);
         self.stamps = self.stamps.split_off(&gone.end());
         Some(gone)
     }
@@ -107,15 +108,25 @@ impl Ledger {
     pub fn note(&mut self, record: &Record, number: u64) {
         match record {
             Record::Message(stored) => {
-                let Some(segment) = self.segment(stored.position).filter(|segment| segment.number == number)
+                let position = stored.position;
+                let Some(segment) = self.index_of(position).and_then(|index| self.segments.get_mut(index))
                 else {
                     return;
                 };
-                let index = (stored.position - segment.first) as usize;
+                let index = (position - segment.first) as usize;
+                if position - segment.first >= MOST_POSITIONS {
+                    return;
+                }
                 if segment.states.len() <= index {
                     segment.states.resize(index + 1, 0);
                 }
                 let state = &mut segment.states[index];
+                // A copy of the same counts, where the later one is missing.
+                if segment.number == number {
+                    self.strays.remove(&position);
+                } else if *state & (PRESENT | SETTLED) == 0 {
+                    self.strays.insert(position, number);
+                }
                 if *state & (PRESENT | SETTLED) == 0 {
                     segment.unsettled += 1;
                 }
@@ -180,15 +191,41 @@ impl Ledger {
         self.state(position) & (PRESENT | SETTLED) == PRESENT
     }
 
-    /// Did something say that it's delivered or given up?
-    pub fn is_settled(&self, position: u64) -> bool {
-        self.state(position) & SETTLED != 0
+    /// Is it there, or did something say that it's delivered or given up?
+    pub fn is_known(&self, position: u64) -> bool {
+        self.state(position) & (PRESENT | SETTLED) != 0
     }
 
-    /// Does this segment decide of it?
-    pub fn is_of(&self, position: u64, number: u64) -> bool {
-        let index = self.segments.partition_point(|segment| segment.first <= position);
-        index.checked_sub(1).and_then(|index| self.segments.get(index)).is_some_and(|s| s.number == number)
+    /// Is this the segment whose copy counts?
+    pub fn has_copy(&self, number: u64, position: u64) -> bool {
+        let decides = || self.deciding(position).map(|segment| segment.number);
+        self.strays.get(&position).copied().or_else(decides) == Some(number)
+    }
+
+    /// Has this segment copies of which others decide?
+    pub fn has_strays(&self, number: u64) -> bool {
+        self.strays.values().any(|has| *has == number)
+    }
+
+    /// So many of the oldest segments can only be given up together: one decides of what another has.
+    pub fn oldest_together(&self) -> usize {
+        let mut count = 1;
+        while let Some(next) = self.segments.get(count)
+            && self.strays.iter().any(|(position, number)| *position >= next.first && *number < next.number)
+        {
+            count += 1;
+        }
+        count
+    }
+
+    /// A message may not be on the disk after all: it's to be written again.
+    pub fn unwritten(&mut self, position: u64) {
+        let Some(segment) = self.index_of(position).and_then(|index| self.segments.get_mut(index)) else {
+            return;
+        };
+        let Some(state) = segment.states.get_mut((position - segment.first) as usize) else { return };
+        segment.unsettled -= usize::from(*state & (PRESENT | SETTLED) == PRESENT);
+        *state &= !PRESENT;
     }
 
     /// How it is sent.
@@ -206,7 +243,8 @@ impl Ledger {
             let states = segment.states.get(skip..)?;
             let wanted = |state: &u8| *state & (PRESENT | SETTLED | WANTED) == PRESENT | WANTED;
             let index = states.iter().position(wanted)?;
-            Some((segment.first + (skip + index) as u64, segment.number))
+            let position = segment.first + (skip + index) as u64;
+            Some((position, self.strays.get(&position).copied().unwrap_or(segment.number)))
         })
     }
 
@@ -226,6 +264,7 @@ impl Ledger {
         });
         drop_range(&mut self.late, from, to);
         drop_range(&mut self.stamps, from, to);
+        drop_range(&mut self.strays, from, to);
     }
 
     fn set(&mut self, from: u64, to: u64, bits: u8) {
@@ -247,15 +286,17 @@ impl Ledger {
     }
 
     fn state(&self, position: u64) -> u8 {
-        let index = self.segments.partition_point(|segment| segment.first <= position);
-        let segment = index.checked_sub(1).and_then(|index| self.segments.get(index));
-        segment.and_then(|s| s.states.get((position - s.first) as usize)).copied().unwrap_or(0)
+        let state = |segment: &Segment| segment.states.get((position - segment.first) as usize).copied();
+        self.deciding(position).and_then(state).unwrap_or(0)
     }
 
     /// The segment that decides of a position.
-    fn segment(&mut self, position: u64) -> Option<&mut Segment> {
-        let index = self.segments.partition_point(|segment| segment.first <= position);
-        self.segments.get_mut(index.checked_sub(1)?)
+    fn deciding(&self, position: u64) -> Option<&Segment> {
+        self.segments.get(self.index_of(position)?)
+    }
+
+    fn index_of(&self, position: u64) -> Option<usize> {
+        self.segments.partition_point(|segment| segment.first <= position).checked_sub(1)
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::disk::{Disk, DiskFile};
-use super::format::{self, BLOCK, FRAME, HEADER, Header, MOST_BODY, MOST_RANGES, NoHeader, Record};
+use super::format::{self, BLOCK, FRAME, HEADER, Header, MOST_BODY, MOST_POSITIONS, MOST_RANGES, NoHeader, Record};
 use super::ledger::Ledger;
 use super::segment::{Reader, header};
 use super::{Event, Op, Restamp, Settings, StoreError};
@@ -86,6 +86,8 @@ pub struct Log<D: Disk> {
     failing: Option<(String, Instant)>,
     /// One segment more than there may be is there for the records of what is given up.
     is_overdrawn: bool,
+    /// So many bytes are to be read as soon as the disk is well: what is asked for is not on it.
+    read_later: Option<usize>,
     /// The forwarder was asked to give up what it has up to here.
     shedding: Option<(u64, &'static str)>,
     events: Vec<Event>,
@@ -129,6 +131,7 @@ impl<D: Disk> Log<D> {
             read_from: 0,
             failing: None,
             is_overdrawn: false,
+            read_later: None,
             shedding: None,
             events: Vec::new(),
         };
@@ -181,8 +184,7 @@ impl<D: Disk> Log<D> {
             Op::GapPublished(id) => self.pending.push_back(Record::GapPublished(id)),
             Op::Read(most) => {
                 // What was released before is to be read, so it has to be known as written.
-                let block = self.read(most);
-                self.events.push(block);
+                self.answer(most);
             }
             Op::Shed(upto) => self.shed(upto),
             Op::DeadLetter(stored, why) => {
@@ -204,6 +206,11 @@ impl<D: Disk> Log<D> {
         if self.dirty_since.is_none() && !self.unsynced.is_empty() {
             self.dirty_since = Some(now);
         }
+        if self.failing.is_none()
+            && let Some(most) = self.read_later.take()
+        {
+            self.answer(most);
+        }
         self.show();
         std::mem::take(&mut self.events)
     }
@@ -222,6 +229,11 @@ impl<D: Disk> Log<D> {
         if let Err(error) = ended {
             tracing::error!(%error, unwritten = self.pending.len(), unsynced = self.unsynced.len(), "the store ends with messages that are not on disk");
         }
+    }
+
+    /// What counts it.
+    pub(super) fn metrics(&self) -> &RouteMetrics {
+        &self.metrics
     }
 
     /// Bytes of ops that are done with since this was asked last.
@@ -290,6 +302,7 @@ impl<D: Disk> Log<D> {
             }
             let size = self.segment_size();
             let number = self.number;
+            let first = self.ledger.segments().back().map_or(0, |segment| segment.first);
             let Some(current) = &mut self.current else { break };
             let start = current.offset;
             let mut end = start;
@@ -304,7 +317,8 @@ impl<D: Disk> Log<D> {
                     continue;
                 }
                 let at = format::place(end, body.len());
-                if at + (FRAME + body.len()) as u64 > size {
+                let is_far = position(record).is_some_and(|position| position >= first + MOST_POSITIONS);
+                if at + (FRAME + body.len()) as u64 > size || is_far {
                     break;
                 }
                 out.resize((at - start) as usize, 0);
@@ -387,14 +401,20 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// The next segment's file is there before it's needed: a disk that is full then does not matter.
+    /// The next segment's file is there before it's needed: a disk that is full then does not matter. One that is full long before
+    /// is waited for until half of this segment is used.
     fn make_spare(&mut self) {
         let size = self.segment_size();
-        if self.spare.is_none() && self.ledger.bytes() + size <= self.most_bytes() {
-            self.spare = self.disk.create(format::SPARE, size).ok();
+        if self.spare.is_some() {
+            return;
         }
-        if self.spare.is_none() {
+        if self.ledger.bytes() + size > self.most_bytes() {
             self.ask_to_shed("store full");
+            return;
+        }
+        self.spare = self.disk.create(format::SPARE, size).ok();
+        if self.spare.is_none() && self.current.as_ref().is_none_or(|current| current.offset > size / 2) {
+            self.ask_to_shed("disk full");
         }
     }
 
@@ -402,6 +422,7 @@ impl<D: Disk> Log<D> {
     fn tidy(&mut self) -> io::Result<()> {
         while let Some(oldest) = self.ledger.segments().front()
             && oldest.unsettled == 0
+            && !self.ledger.has_strays(oldest.number)
             && oldest.number != self.number
             && self.unread.is_empty()
         {
@@ -445,7 +466,13 @@ impl<D: Disk> Log<D> {
         size.is_ok_and(|size| size == self.segment_size())
     }
 
-    /// The file is not touched again.
+    /// The file is not touched again; what was not synced is written into the next one.
+    fn seal(&mut self) {
+        self.current = None;
+        // The disk may have dropped it, or drop it yet.
+        self.unsynced.iter().filter_map(position).for_each(|position| self.ledger.unwritten(position));
+    }
+
     fn fail(&mut self, error: &io::Error, now: Instant) {
         let text = error.to_string();
         if self.failing.as_ref().is_none_or(|(reason, _)| *reason != text) {
@@ -453,11 +480,11 @@ impl<D: Disk> Log<D> {
                 error = text,
                 "the store can't be written; messages are kept in memory until it can"
             );
-        }
-        if error.kind() == io::ErrorKind::StorageFull {
+        } else if error.kind() == io::ErrorKind::StorageFull {
+            // It was not for a moment only.
             self.ask_to_shed("disk full");
         }
-        self.current = None;
+        self.seal();
         (self.dirty_since, self.dirty_bytes) = (None, 0);
         self.failing = Some((text, now + RETRY));
     }

@@ -14,6 +14,8 @@ use crate::metrics::RouteMetrics;
 use crate::model::gaps::{GapId, Gaps};
 
 const SIZE: u64 = 8 << 20;
+/// Three segments.
+const SMALL: u64 = 1 << 20;
 
 fn settings(size: u64) -> Settings {
     Settings { size, age: None, sync: Duration::from_secs(1) }
@@ -94,24 +96,34 @@ impl Model {
     }
 
     fn turn(&mut self) {
-        for event in self.log.turn(self.now) {
-            match event {
-                Event::Accepted(below) => self.accepted = below,
-                Event::Recovered { gaps, .. } => {
-                    self.recovered = true;
-                    gaps.into_iter().for_each(|gap| self.gaps.add(gap));
+        loop {
+            let events = self.log.turn(self.now);
+            if events.is_empty() {
+                break;
+            }
+            events.into_iter().for_each(|event| self.hear(event));
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Accepted(below) => self.accepted = below,
+            Event::Recovered { gaps, .. } => {
+                self.recovered = true;
+                gaps.into_iter().for_each(|gap| self.gaps.add(gap));
+            }
+            Event::Block { messages, .. } => {
+                self.handed.extend(messages.into_iter().map(|(stored, _)| stored))
+            }
+            Event::GivenUp { gaps, .. } => gaps.into_iter().for_each(|gap| self.gaps.add(gap)),
+            Event::Shed { upto, .. } => {
+                // What was handed out is delivered by then.
+                let held = self.handed.iter().map(|stored| stored.position);
+                for position in held.filter(|position| *position <= upto) {
+                    self.settled.insert(position);
+                    self.log.apply(Op::Settled(position, position));
                 }
-                Event::Block { messages, .. } => {
-                    self.handed.extend(messages.into_iter().map(|(stored, _)| stored))
-                }
-                Event::GivenUp { gaps, .. } => gaps.into_iter().for_each(|gap| self.gaps.add(gap)),
-                Event::Shed { upto, .. } => {
-                    // What was handed out is delivered by then.
-                    let held =
-                        self.handed.iter().map(|stored| stored.position).filter(|position| *position <= upto);
-                    held.for_each(|position| self.log.apply(Op::Settled(position, position)));
-                    self.log.apply(Op::Shed(upto));
-                }
+                self.log.apply(Op::Shed(upto));
             }
         }
     }
@@ -202,6 +214,13 @@ enum Act {
     Sync,
     Kill,
     Cut(u64),
+    Fault(u32, Option<Fault>),
+}
+
+/// After so many operations the disk refuses something, or nothing any more.
+fn refusal() -> impl Strategy<Value = Act> {
+    let fault = prop_oneof![Just(Fault::Full), Just(Fault::Write), Just(Fault::Unsynced)];
+    (0u32..8, prop::option::of(fault)).prop_map(|(after, fault)| Act::Fault(after, fault))
 }
 
 fn act(cuts: bool) -> impl Strategy<Value = Act> {
@@ -243,6 +262,7 @@ proptest! {
                 Act::Settle(which) => model.settle(which),
                 Act::Turn => model.turn(),
                 Act::Sync => model.sync(),
+                Act::Fault(after, fault) => model.disk.fail(after, fault),
                 Act::Kill | Act::Cut(_) => {
                     let kept = model.accepted;
                     let disk = model.disk.killed();
@@ -262,6 +282,39 @@ proptest! {
     }
 
     #[test]
+    fn a_disk_that_refuses_and_a_kill_cost_nothing_that_was_accepted(
+        acts in prop::collection::vec(prop_oneof![4 => act(false), 1 => refusal()], 1..120),
+        size in prop_oneof![Just(32 << 20), Just(SMALL)],
+    ) {
+        let mut model = Model::new(size);
+        for act in acts.into_iter().chain([Act::Turn, Act::Kill]) {
+            match act {
+                Act::Append(device, length) => model.append(device, length),
+                Act::Settle(which) => model.settle(which),
+                Act::Turn => model.turn(),
+                Act::Sync => model.sync(),
+                // With no room at all the oldest goes before its gap record can be written.
+                Act::Fault(_, Some(Fault::Full)) if size == SMALL => {}
+                Act::Fault(after, fault) => model.disk.fail(after, fault),
+                Act::Kill | Act::Cut(_) => {
+                    let kept = model.accepted;
+                    model.disk.fail(0, None);
+                    let disk = model.disk.killed();
+                    model.restart(disk);
+                    let next = model.next;
+                    prop_assert!(next >= kept);
+                    model.read_all();
+                    prop_assert!(model.gaps.iter().all(|gap| ["disk full", "store full"].contains(&&*gap.reason)));
+                    model.check(kept);
+                    let there: BTreeSet<u64> = model.handed.iter().map(|stored| stored.position).collect();
+                    let settled = model.settled.clone();
+                    model.appended.retain(|p, _| *p < next && (there.contains(p) || settled.contains(p)));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn after_a_power_cut_everything_durable_is_there(acts in prop::collection::vec(act(true), 1..120)) {
         let mut model = Model::new(32 << 20);
         for act in acts.into_iter().chain([Act::Turn, Act::Cut(3)]) {
@@ -270,6 +323,7 @@ proptest! {
                 Act::Settle(which) => model.settle(which),
                 Act::Turn => model.turn(),
                 Act::Sync => model.sync(),
+                Act::Fault(after, fault) => model.disk.fail(after, fault),
                 Act::Kill | Act::Cut(_) => {
                     let Act::Cut(seed) = act else { unreachable!() };
                     let kept = model.durable;

@@ -18,6 +18,8 @@ pub enum Fault {
     Write,
     /// EIO at fdatasync; what was written is gone.
     Sync,
+    /// EIO at fdatasync; what was written can be read until a power cut.
+    Unsynced,
     /// EIO at reads.
     Read,
 }
@@ -148,7 +150,7 @@ impl Disk for Memory {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.act(&[Fault::Sync], |inner| {
+        self.act(&[Fault::Sync, Fault::Unsynced], |inner| {
             inner.durable_names = inner.names.clone();
             Ok(())
         })
@@ -198,6 +200,7 @@ impl DiskFile for MemoryFile {
 
     fn sync(&mut self) -> io::Result<()> {
         let failed = self.0.act(&[Fault::Sync], |_| Ok(())).is_err();
+        self.0.act(&[Fault::Unsynced], |_| Ok(()))?;
         let mut inner = self.0.0.lock().unwrap();
         let file = inner.files.get_mut(&self.1).ok_or_else(missing)?;
         if failed {

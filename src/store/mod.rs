@@ -28,7 +28,7 @@ mod ledger;
 mod log;
 #[cfg(test)]
 mod log_tests;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod memory;
 mod segment;
 mod thread;

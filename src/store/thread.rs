@@ -29,11 +29,13 @@ pub async fn serve<D: Disk>(mut log: Log<D>, epoch: u64, mut ends: Ends) {
                     None => std::future::pending().await,
                 }
             };
+            log.metrics().store_work.end();
             tokio::select! {
                 count = ends.ops.recv_many(&mut batch, BATCH) => open = count > 0,
                 () = due => {}
             }
         }
+        log.metrics().store_work.begin(Instant::now());
         batch.drain(..).for_each(|op| log.apply(op));
         let events = log.turn(Instant::now());
         ends.pending.fetch_sub(log.take_done(), std::sync::atomic::Ordering::Relaxed);
@@ -43,4 +45,5 @@ pub async fn serve<D: Disk>(mut log: Log<D>, epoch: u64, mut ends: Ends) {
         }
     }
     log.finish();
+    log.metrics().store_work.end();
 }

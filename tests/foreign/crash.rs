@@ -1,5 +1,5 @@
-//! Crash points by `strace -e inject`: the real program is killed at the n-th write, fdatasync, fsync, rename, unlink and fallocate of a
-//! thread.
+//! Crash points and failing disks by `strace -e inject`: the real program is killed at the n-th write, fdatasync, fsync, rename, unlink and
+//! fallocate of a thread, or told that it failed.
 //!
 //! Needs strace, and a machine that permits ptrace; elsewhere the tests say that they were left out.
 
@@ -16,7 +16,7 @@ use crate::json::member;
 use crate::peers::{Device, needs, say};
 use crate::process::Process;
 use crate::store::{Key, delivered, is_long, judge, start, waiting_if_any};
-use crate::tap::{Seen, Tap};
+use crate::tap::{Publish, Seen, Tap};
 
 /// What a store asks of the kernel.
 const SYSCALLS: [&str; 6] = ["pwrite64", "fdatasync", "fsync", "rename", "unlink", "fallocate"];
@@ -25,15 +25,15 @@ const RUN: usize = 80;
 /// How long a store may take to open; with a second for a machine that stalls.
 const OPEN: Duration = Duration::from_secs(4);
 
-/// Three devices with messages of 6 KB, and segments of 256 KiB.
-fn site(device: &str, broker: u16) -> String {
+/// Three devices with messages of 6 KB; segments are a 32nd of the store's size.
+fn site(device: &str, broker: u16, size: &str) -> String {
     let points: String =
         (0..100).map(|n| format!("p{n:03}_{}: {{holding: 5, type: uint16}}, ", "x".repeat(48))).collect();
     let devices = (1..=3).map(|unit| {
         format!("  d{unit}: {{via: peer, unit_id: {unit}, every: 40ms, budget: 1s, points: {{{points}}}}}\n")
     });
     format!(
-        "site: test\nconnections:\n  peer: {{tcp: 127.0.0.1:{device}}}\ndevices:\n{}store: {{size: 8MiB, sync: 100ms}}\n\
+        "site: test\nconnections:\n  peer: {{tcp: 127.0.0.1:{device}}}\ndevices:\n{}store: {{size: {size}, sync: 100ms}}\n\
          publish:\n  local: {{mqtt: mqtt://127.0.0.1:{broker}}}\n",
         devices.collect::<String>()
     )
@@ -43,7 +43,7 @@ fn site(device: &str, broker: u16) -> String {
 struct Bench {
     // Dropped in this order: the folder last.
     tap: Tap,
-    _broker: Broker,
+    broker: Broker,
     _device: Device,
     site: PathBuf,
     state: PathBuf,
@@ -52,14 +52,14 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(name: &str) -> Self {
+    fn new(name: &str, size: &str) -> Self {
         let folder = Folder::new(name);
         let device = Device::pymodbus("tcp");
         let broker = Broker::open(&folder);
         let tap = Tap::before(broker.port);
-        let site = folder.write("site.yaml", &site(&device.place, tap.port));
+        let site = folder.write("site.yaml", &site(&device.place, tap.port, size));
         let state = folder.path("state");
-        Self { tap, _broker: broker, _device: device, site, state, accepted: BTreeSet::new(), folder }
+        Self { tap, broker, _device: device, site, state, accepted: BTreeSet::new(), folder }
     }
 
     /// The gateway below strace. Signals go to the gateway itself: `-D` makes strace its grandchild. Without `--seccomp-bpf`: with it
@@ -74,7 +74,7 @@ impl Bench {
 
     /// A run until enough was delivered. Was it killed before its end?
     fn crashes(&self, syscall: &str, nth: usize) -> bool {
-        let before = self.tap.look(Seen::acked);
+        let before = self.tap.look(|seen| seen.publishes.len());
         let mut gateway = self.traced(syscall, &format!("signal=KILL:when={nth}"));
         let deadline = tokio::time::Instant::now() + 2 * SOON;
         while !gateway.ends_within(Duration::from_millis(20)) {
@@ -83,7 +83,7 @@ impl Bench {
                 "{syscall} {nth}: stands still\n{}",
                 gateway.story()
             );
-            if self.tap.look(Seen::acked) >= before + RUN {
+            if self.tap.look(|seen| is_run(seen, before)) {
                 gateway.signal("TERM");
                 break;
             }
@@ -104,29 +104,58 @@ impl Bench {
         }
     }
 
-    /// A last run without faults: everything accepted arrives, and every sequence number is accounted for.
-    fn settle(&self) {
-        let gateway = Gateway(start(&self.site, &self.state));
-        self.tap.wait(Duration::from_secs(120), "everything accepted", |seen| {
-            let delivered = delivered(seen);
-            self.accepted.iter().all(|key| delivered.contains(key))
-        });
+    /// A run without faults: everything accepted arrives, or is named as what a full disk has cost, if it may have been full; and every sequence
+    /// number is accounted for.
+    fn settle(&self, was_full: bool) {
+        let mut gateway = Gateway(start(&self.site, &self.state));
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
+        loop {
+            let mut known = self.tap.look(delivered);
+            if was_full {
+                known.extend(self.tap.look(|seen| given_up(seen, "disk full")));
+            }
+            let missing: Vec<_> = self.accepted.difference(&known).collect();
+            if missing.is_empty() {
+                break;
+            }
+            let mut story = || {
+                format!(
+                    "{} missing: {:?}\n{}",
+                    missing.len(),
+                    &missing[..missing.len().min(40)],
+                    gateway.0.story()
+                )
+            };
+            assert!(tokio::time::Instant::now() < deadline, "{}", story());
+            std::thread::sleep(Duration::from_millis(200));
+        }
         gateway.end();
         let (mut left, gaps) = waiting_if_any(&self.state);
         left.extend(gaps);
         self.tap.look(|seen| {
-            left.extend(seen.publishes.iter().filter(|publish| publish.acked).flat_map(given_up));
+            left.extend(given_up(seen, ""));
             judge(seen, &self.accepted, &left, 0);
         });
     }
 }
 
-/// What a gap record that was acknowledged names.
-fn given_up(publish: &crate::tap::Publish) -> Vec<Key> {
+/// Has a run delivered enough of its own? `before` counts what was published before it.
+fn is_run(seen: &Seen, before: usize) -> bool {
+    let own = |publish: &&Publish| publish.acked && !publish.payload.ends_with(b",\"replayed\":true}");
+    seen.publishes[before..].iter().filter(own).count() >= RUN
+}
+
+/// What acknowledged gap records name, of which the reason is this or any.
+fn given_up(seen: &Seen, reason: &str) -> BTreeSet<Key> {
+    let acked = seen.publishes.iter().filter(|publish| publish.acked);
+    acked.flat_map(|publish| named(publish, reason)).collect()
+}
+
+fn named(publish: &Publish, why: &str) -> Vec<Key> {
     let number = |object: &str, name: &str| member(object, name)?.parse::<u64>().ok();
     let named = || {
         let text = std::str::from_utf8(&publish.payload).ok()?;
-        let gap = member(text, "gap")?;
+        let gap = member(text, "gap").filter(|gap| gap.contains(why))?;
         let device = publish.topic.strip_prefix("taktbus/test/")?.to_owned();
         let (epoch, from, to) = (number(text, "epoch")?, number(gap, "from")?, number(gap, "to")?);
         Some((from..=to).map(|seq| (device.clone(), epoch, seq)).collect())
@@ -153,7 +182,7 @@ fn can_trace(folder: &Path) -> bool {
 #[test]
 fn a_crash_at_any_system_call_of_the_store_loses_nothing_that_was_accepted() {
     needs!(Pymodbus, Mosquitto);
-    let mut bench = Bench::new("crash-points");
+    let mut bench = Bench::new("crash-points", "8MiB");
     if !can_trace(&bench.folder.path("")) {
         return;
     }
@@ -173,5 +202,47 @@ fn a_crash_at_any_system_call_of_the_store_loses_nothing_that_was_accepted() {
         crashes.iter().all(|(_, count)| *count > 0),
         "a system call that the store does not use: {crashes:?}"
     );
-    bench.settle();
+    bench.settle(false);
+}
+
+#[test]
+fn system_calls_that_fail_for_a_while_cost_nothing() {
+    needs!(Pymodbus, Mosquitto);
+    let mut bench = Bench::new("failing-calls", "128MiB");
+    if !can_trace(&bench.folder.path("")) {
+        return;
+    }
+    let firsts: &[usize] = if is_long() { &[1, 2, 3, 4, 5, 8, 13, 21, 34] } else { &[3] };
+    let calls = if is_long() { &SYSCALLS[..] } else { &["pwrite64", "fdatasync", "rename"] };
+    for error in ["EIO", "ENOSPC"] {
+        for (syscall, first) in calls.iter().flat_map(|call| firsts.iter().map(move |first| (call, first))) {
+            fails_for_a_while(&mut bench, syscall, error, *first);
+        }
+        bench.settle(error == "ENOSPC");
+    }
+}
+
+/// Two calls fail. Messages reach the broker meanwhile, and after that the store takes them again: what is sampled while the broker is
+/// away survives a kill.
+fn fails_for_a_while(bench: &mut Bench, syscall: &str, error: &str, first: usize) {
+    let what = format!("{syscall} {first} {error}");
+    let before = bench.tap.look(|seen| seen.publishes.len());
+    let mut gateway = bench.traced(syscall, &format!("error={error}:when={first}..{}", first + 1));
+    bench.tap.wait(SOON, "messages while the disk fails", |seen| is_run(seen, before));
+    bench.broker.kill();
+    let known = waiting_if_any(&bench.state).0;
+    let deadline = tokio::time::Instant::now() + 2 * SOON;
+    // More than was on its way when the broker went.
+    while waiting_if_any(&bench.state).0.difference(&known).count() < 100 {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{what}: the store takes nothing\n{}",
+            gateway.story()
+        );
+        assert!(!gateway.ends_within(Duration::from_millis(100)), "{what}: it ended\n{}", gateway.story());
+    }
+    gateway.signal("KILL");
+    gateway.finish(SOON);
+    bench.accepted.extend(waiting_if_any(&bench.state).0);
+    bench.broker.restart();
 }

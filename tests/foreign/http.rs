@@ -12,6 +12,7 @@ use crate::gateway::Gateway;
 use crate::memory;
 use crate::peers::{Device, Peer, needs};
 use crate::process::Process;
+use crate::store::start;
 use crate::values;
 
 const USER: &str = "bakery";
@@ -201,6 +202,41 @@ fn http_2_with_certificates_on_both_sides() {
 }
 
 #[test]
+fn telemetry_goes_by_http_2_with_certificates_on_both_sides_and_to_nobody_else() {
+    needs!(Pymodbus, Hypercorn, Openssl);
+    let folder = Folder::new("https-telemetry");
+    certificates(&folder, "right");
+    certificates(&folder, "wrong");
+    let device = values::filled(Device::pymodbus("tcp"), 1);
+    let mut server = Server::tls(&folder, true);
+    let run = |server: &Server, ca: &str| {
+        let path = values::site(&folder, &format!("tcp: 127.0.0.1:{}", device.place), 1, "500ms", 1);
+        let mut text = std::fs::read_to_string(path).unwrap();
+        text += &format!(
+            "telemetry: {{otlp: 'https://127.0.0.1:{}/in/', every: 1s, ca: {}{}, headers: {{X-Site: 'a {{site}}'}}}}\n",
+            server.port,
+            folder.path(ca).display(),
+            with_certificate(&folder)
+        );
+        Gateway::run(&folder.write("site.yaml", &text))
+    };
+    let gateway = run(&server, "right-ca.pem");
+    let request = server.request();
+    assert_eq!((&*request.version, &*request.headers["x-site"]), ("2", "a test"));
+    assert!(request.body.contains("taktbus_polls_total"), "{}", request.body);
+    gateway.end();
+
+    let mut stranger = Server::tls(&folder, false);
+    let mut gateway = run(&stranger, "wrong-ca.pem");
+    gateway.0.line_where(SOON, "reason", |line| {
+        (line.contains("telemetry is not taken") && line.to_lowercase().contains("certificate")).then_some(())
+    });
+    gateway.end();
+    let story = stranger.process.story();
+    assert!(!story.contains("resourceMetrics"), "it got something: {story}");
+}
+
+#[test]
 fn nobody_gets_anything_over_tls_without_the_right_certificates() {
     needs!(Pymodbus, Hypercorn, Openssl);
     let folder = Folder::new("https-wrong");
@@ -250,5 +286,52 @@ fn refusals_for_now_freezes_and_kills_lose_nothing() {
     gateway.0.line_where(SOON, "outage", |line| line.contains("Connection refused").then_some(()));
     server.restart();
     arrived.more(40, &mut server);
+    gateway.end();
+}
+
+#[test]
+fn what_is_refused_for_ever_is_kept_with_its_reason_and_blocks_nothing() {
+    needs!(Pymodbus, Hypercorn);
+    let folder = Folder::new("dead-letters");
+    let device = values::filled(Device::pymodbus("tcp"), 1);
+    let mut server = Server::plain();
+    let secret = folder.write("password", &format!("{PASSWORD}\n"));
+    let route = format!(
+        "http: http://127.0.0.1:{}/in, user: {USER}, password: {{file: {}}}",
+        server.port,
+        secret.display()
+    );
+    let path = site(&folder, &device, "100ms", &route);
+    let state = folder.path("state");
+    let gateway = start(&path, &state);
+    (0..5).for_each(|_| drop(server.request()));
+    server.answers(422, 1);
+    // Its gap record comes as any other message.
+    let gap = std::iter::repeat_with(|| server.request()).take(200).find_map(|request| {
+        let json: Value = serde_json::from_str(&request.body).unwrap();
+        json.get("gap").map(|gap| (json["epoch"].clone(), gap.clone()))
+    });
+    let (epoch, gap) = gap.expect("a gap record");
+    assert_eq!(gap["from"], gap["to"], "{gap}");
+    assert!(gap["reason"].as_str().unwrap().contains("422"), "{gap}");
+
+    // The store's name is the route's.
+    let store = std::fs::read_dir(state.join("store")).unwrap().next().unwrap().unwrap().path();
+    let letters = std::fs::read_to_string(store.join("dead-letters.jsonl")).unwrap();
+    let letter: Value = serde_json::from_str(letters.trim()).expect("one line");
+    assert_eq!((&letter["epoch"], &letter["seq"]), (&epoch, &gap["from"]));
+    assert!(letter["refused"].as_str().unwrap().contains("422"), "{letter}");
+    let payload: Value = serde_json::from_str(letter["payload"].as_str().unwrap()).unwrap();
+    assert_eq!(payload["seq"], letter["seq"]);
+
+    // Nor does it come after a crash.
+    (0..20).for_each(|_| drop(server.request()));
+    gateway.signal("KILL");
+    drop(gateway);
+    let gateway = Gateway(start(&path, &state));
+    for _ in 0..40 {
+        let request: Value = serde_json::from_str(&server.request().body).unwrap();
+        assert!((&request["epoch"], &request["seq"]) != (&epoch, &gap["from"]), "{request}");
+    }
     gateway.end();
 }

@@ -19,6 +19,7 @@ mod memory;
 mod monitoring;
 mod node_opcua;
 mod opcua;
+mod oracle;
 mod outages;
 mod peers;
 mod plant;
@@ -29,6 +30,7 @@ mod second_client;
 mod security;
 mod store;
 mod tap;
+mod telemetry;
 mod values;
 
 use std::time::Duration;

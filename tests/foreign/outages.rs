@@ -1,6 +1,9 @@
 //! What goes away comes back, and nothing is lost in between.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::SOON;
 use crate::broker::{Access, Arrived, Broker, Subscriber};
@@ -8,8 +11,11 @@ use crate::folder::Folder;
 use crate::gateway::Gateway;
 use crate::json::member;
 use crate::memory::word;
-use crate::peers::{Device, needs};
+use crate::peers::{Device, needs, say};
 use crate::tap::{Seen, Tap};
+
+/// How long a broker may be silent while messages wait for it.
+const NOTICED: Duration = Duration::from_secs(20);
 
 /// Three devices behind one server, twenty times a second each.
 fn site(device: &str, broker: u16) -> String {
@@ -58,6 +64,32 @@ fn a_broker_that_is_killed_and_restarted_costs_no_message() {
     tap.wait(SOON, "messages after the second restart", |seen| seen.acked() >= before + 120);
     subscriber.message_where("value at the subscriber", |arrived| value_of(arrived, 1));
 
+    gateway.end();
+    for device in ["d1", "d2", "d3"] {
+        assert_eq!(tap.look(|seen| unaccounted(seen, device)), [0; 0], "lost of {device}");
+    }
+}
+
+#[test]
+fn a_link_that_is_half_open_is_noticed_under_traffic_and_costs_no_message() {
+    needs!(Pymodbus, Mosquitto);
+    let folder = Folder::new("half-open");
+    let device = Device::pymodbus("tcp");
+    let broker = Broker::open(&folder);
+    let tap = Tap::before(broker.port);
+    let gateway = Gateway::run(&folder.write("site.yaml", &site(&device.place, tap.port)));
+    tap.wait(SOON, "first messages", |seen| seen.acked() >= 60);
+
+    tap.swallow();
+    let (began, before) = (Instant::now(), tap.look(Seen::acked));
+    tap.wait(2 * SOON, "messages over another connection", |seen| seen.acked() >= before + 60);
+    let took = began.elapsed();
+    assert!(took < NOTICED, "{took:?}");
+    say(&format!("a half-open link was replaced, and what waited delivered, within {took:.1?}"));
+
+    tap.wait(SOON, "all of the backlog", |seen| {
+        (1..=3).all(|device| unaccounted(seen, &format!("d{device}")).is_empty())
+    });
     gateway.end();
     for device in ["d1", "d2", "d3"] {
         assert_eq!(tap.look(|seen| unaccounted(seen, device)), [0; 0], "lost of {device}");

@@ -23,13 +23,14 @@ pub enum Peer {
     CheckJsonschema,
     Asyncua,
     Hypercorn,
+    OpentelemetryProto,
     NodeOpcua,
     Faketime,
     Promtool,
 }
 
 impl Peer {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Pymodbus,
         Self::Libmodbus,
         Self::Mosquitto,
@@ -41,6 +42,7 @@ impl Peer {
         Self::CheckJsonschema,
         Self::Asyncua,
         Self::Hypercorn,
+        Self::OpentelemetryProto,
         Self::NodeOpcua,
         Self::Faketime,
         Self::Promtool,
@@ -53,6 +55,7 @@ impl Peer {
             Self::Pymodbus => Some(folder().join("venv/bin/python")).filter(|path| path.exists()),
             Self::Asyncua => installed("asyncua"),
             Self::Hypercorn => installed("hypercorn"),
+            Self::OpentelemetryProto => installed("opentelemetry"),
             Self::NodeOpcua => in_path("node").filter(|_| node().join("stamp").exists()),
             Self::Libmodbus => Some(folder().join("libmodbus_server")).filter(|path| path.exists()),
             Self::Mosquitto => in_path("mosquitto"),
@@ -152,6 +155,12 @@ impl Device {
         self.process.write_line(command);
         let answer = self.process.line_where(SOON, command, |line| Some(line.to_owned()));
         assert!(answer == "ok" || answer.starts_with("listening "), "{command}: {answer}");
+    }
+
+    /// How often the register that counts its reads (`count ADDRESS`) was read.
+    pub fn reads(&mut self, unit: u8) -> u64 {
+        self.process.write_line(&format!("reads {unit}"));
+        self.process.line_where(SOON, "reads", |line| line.strip_prefix("reads ")?.parse().ok())
     }
 
     fn started(name: &'static str, command: &mut Command) -> Self {

@@ -1,4 +1,4 @@
-//! Power cuts on real file systems: the shutdown ioctl drops what was not synced (ext4 and XFS on loop devices).
+//! Power cuts on real file systems: the shutdown ioctl drops what was not synced (ext4 and XFS on loop devices); and how much is written to such a disk.
 //!
 //! Needs root, and a kernel that permits loop mounts; elsewhere the tests say that they were left out.
 
@@ -13,7 +13,7 @@ use crate::folder::Folder;
 use crate::gateway::{Gateway, taktbus};
 use crate::peers::{Device, needs, say};
 use crate::store::{Chance, Key, delivered, is_long, judge, site, start, waiting_if_any};
-use crate::tap::Tap;
+use crate::tap::{Seen, Tap};
 use taktbus::model::time::Stamp;
 
 /// How long a message may be accepted and not durable, in the site file; milliseconds.
@@ -58,6 +58,15 @@ impl Disk {
                       fcntl.ioctl(folder, 0x8004587d, struct.pack('I', 2))";
         let cut = run(Command::new("python3").args(["-c", script]).arg(&self.mount));
         cut.unwrap_or_else(|error| panic!("the shutdown ioctl: {error}")).trim().parse().unwrap()
+    }
+
+    /// Bytes written to the device so far, with what the kernel still held back.
+    fn written(&self) -> u64 {
+        run(Command::new("sync").arg("-f").arg(&self.mount)).unwrap();
+        let name = self.device.trim_start_matches("/dev/");
+        let stat = std::fs::read_to_string(format!("/sys/block/{name}/stat")).unwrap();
+        // Documentation/block/stat.rst: the seventh field, in sectors of 512 bytes whatever the device's are.
+        stat.split_whitespace().nth(6).unwrap().parse::<u64>().unwrap() * 512
     }
 
     /// The power is back.
@@ -173,4 +182,51 @@ fn whole<'k>(survivors: impl Iterator<Item = &'k Key>, seed: u64) {
         assert_eq!(seq, expected, "{device} {epoch} has a hole (seed {seed})");
         *expected += 1;
     }
+}
+
+/// How long the wear is measured.
+const WEAR: Duration = Duration::from_secs(15);
+
+/// Ten devices, ten messages a second each, of about 250 bytes.
+fn hundred_a_second(device: &str, broker: u16) -> String {
+    let points: String =
+        (1..=5).map(|n| format!("temperature_of_zone_{n}: {{holding: {n}, type: uint16}}, ")).collect();
+    let devices = (1..=10).map(|unit| {
+        format!("  d{unit}: {{via: peer, unit_id: {unit}, every: 100ms, budget: 1s, points: {{{points}}}}}\n")
+    });
+    format!(
+        "site: test\nconnections:\n  peer: {{tcp: 127.0.0.1:{device}}}\ndevices:\n{}\
+         publish:\n  local: {{mqtt: mqtt://127.0.0.1:{broker}}}\n",
+        devices.collect::<String>()
+    )
+}
+
+#[test]
+fn what_is_written_to_the_disk_is_at_most_three_times_the_payload() {
+    needs!(Pymodbus, Mosquitto);
+    let folder = Folder::new("wear");
+    let Some(disk) = Disk::new(&folder, "ext4") else { return };
+    let device = Device::pymodbus("tcp");
+    let broker = Broker::open(&folder);
+    let tap = Tap::before(broker.port);
+    let path = folder.write("site.yaml", &hundred_a_second(&device.place, tap.port));
+    let gateway = Gateway(start(&path, &disk.mount.join("state")));
+    let payload = |seen: &Seen| {
+        (seen.publishes.len(), seen.publishes.iter().map(|publish| publish.payload.len()).sum::<usize>())
+    };
+    // The segments are there by then.
+    tap.wait(SOON, "the first two seconds", |seen| seen.acked() >= 200);
+    let before = (disk.written(), tap.look(payload));
+    std::thread::sleep(WEAR);
+    let after = (disk.written(), tap.look(payload));
+    gateway.end();
+    let (written, messages, bytes) = (after.0 - before.0, after.1.0 - before.1.0, after.1.1 - before.1.1);
+    let (each, factor) = (bytes / messages, written as f64 / bytes as f64);
+    say(&format!(
+        "wear: {messages} messages of {each} bytes: {factor:.2} bytes written to the disk per byte of payload"
+    ));
+    assert!((200..300).contains(&each), "{each}");
+    // A machine that stalls has fewer messages per fdatasync.
+    let rate = messages as f64 / WEAR.as_secs_f64();
+    assert!(factor <= 3.0 || rate < 90.0, "{factor} at {rate} messages a second");
 }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -45,6 +46,9 @@ pub struct Tap {
 #[derive(Default)]
 struct Shared {
     seen: Mutex<Seen>,
+    /// Connections below this number are half open: nothing passes any more, and nobody is told.
+    swallowed: AtomicUsize,
+    accepted: AtomicUsize,
 }
 
 impl Tap {
@@ -55,9 +59,9 @@ impl Tap {
         let shared = Arc::<Shared>::default();
         let seen_by = Arc::clone(&shared);
         thread::spawn(move || {
-            for gateway in listener.incoming().flatten() {
+            for (number, gateway) in listener.incoming().flatten().enumerate() {
                 match TcpStream::connect((Ipv4Addr::LOCALHOST, broker)) {
-                    Ok(broker) => join(gateway, broker, &seen_by),
+                    Ok(broker) => join(gateway, broker, number, &seen_by),
                     Err(_) => seen_by.note(|seen| seen.refused += 1),
                 }
             }
@@ -82,6 +86,11 @@ impl Tap {
         }
     }
 
+    /// What is connected by now becomes half open; connections that follow work.
+    pub fn swallow(&self) {
+        self.shared.swallowed.store(self.shared.accepted.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+
     pub fn look<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
         look(&self.shared.seen.lock().unwrap())
     }
@@ -94,21 +103,32 @@ impl Shared {
 }
 
 /// Copies both directions; a direction that ends takes the other with it.
-fn join(gateway: TcpStream, broker: TcpStream, shared: &Arc<Shared>) {
+fn join(gateway: TcpStream, broker: TcpStream, number: usize, shared: &Arc<Shared>) {
+    shared.accepted.store(number + 1, Ordering::SeqCst);
     let in_flight = Arc::<Mutex<HashMap<u16, usize>>>::default();
     let _ = (gateway.set_nodelay(true), broker.set_nodelay(true));
     let ends = (gateway.try_clone().unwrap(), broker.try_clone().unwrap());
     let (up_shared, up_flight) = (Arc::clone(shared), Arc::clone(&in_flight));
-    thread::spawn(move || copy(ends.0, ends.1, |packet| note_publish(packet, &up_shared, &up_flight)));
+    let swallowed = |shared: &Arc<Shared>| {
+        let shared = Arc::clone(shared);
+        move || number < shared.swallowed.load(Ordering::SeqCst)
+    };
+    let (up, down) = (swallowed(shared), swallowed(shared));
+    thread::spawn(move || copy(ends.0, ends.1, up, |packet| note_publish(packet, &up_shared, &up_flight)));
     let down_shared = Arc::clone(shared);
-    thread::spawn(move || copy(broker, gateway, |packet| note_puback(packet, &down_shared, &in_flight)));
+    thread::spawn(move || {
+        copy(broker, gateway, down, |packet| note_puback(packet, &down_shared, &in_flight))
+    });
 }
 
 /// Passes whole packets on, each noted before it leaves, so that no acknowledgement can overtake its note.
-fn copy(mut from: TcpStream, mut to: TcpStream, note: impl Fn(&[u8])) {
+fn copy(mut from: TcpStream, mut to: TcpStream, swallowed: impl Fn() -> bool, note: impl Fn(&[u8])) {
     let mut held = Vec::new();
     let mut chunk = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut chunk) {
+        if swallowed() {
+            continue;
+        }
         held.extend_from_slice(&chunk[..length]);
         while let Some(length) = packet_length(&held) {
             note(&held[..length]);

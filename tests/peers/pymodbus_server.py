@@ -12,6 +12,8 @@ Control, one command a line on stdin, each answered with one line on stdout (`ok
     set UNIT TABLE ADDRESS WORD…   overrides words; TABLE is coil, discrete, holding or input
     delay MILLISECONDS             before each answer
     mute UNIT | unmute UNIT        that unit doesn't answer
+    count ADDRESS                  from now on, this holding register of each unit holds how often it was read
+    reads UNIT                     how often that was: `reads NUMBER`
     stop                           closes the listener and every connection
     start                          listens again, on the same port
 The server ends when stdin closes, so it never outlives the test that started it.
@@ -41,6 +43,8 @@ class Memory:
         self.overrides = {}
         self.muted = set()
         self.delay = 0.0
+        self.counter = None
+        self.reads = {}
 
     def device_ids(self):
         return list(range(256))
@@ -59,6 +63,9 @@ class Memory:
             await asyncio.sleep(self.delay)
         if address + count > 65536:
             return ExcCodes.ILLEGAL_ADDRESS
+        if func_code == 3 and self.counter is not None and address <= self.counter < address + count:
+            self.reads[device_id] = self.reads.get(device_id, 0) + 1
+            self.overrides[(3, device_id, self.counter)] = self.reads[device_id]
         return [self.value(func_code, device_id, at) for at in range(address, address + count)]
 
     async def async_setValues(self, _device_id, _func_code, _address, _values):
@@ -110,6 +117,10 @@ class Peer:
                 self.memory.muted.add(int(unit))
             case ["unmute", unit]:
                 self.memory.muted.discard(int(unit))
+            case ["count", address]:
+                self.memory.counter = int(address)
+            case ["reads", unit]:
+                return f"reads {self.memory.reads.get(int(unit), 0)}"
             case ["stop"]:
                 return await self.stop()
             case ["start"]:

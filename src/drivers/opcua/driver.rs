@@ -28,6 +28,7 @@ use crate::mapping::batch::{Batch, DeviceState, Note};
 use crate::mapping::compiled::{Kind, Reading};
 use crate::mapping::device::{DevicePlan, Every};
 use crate::metrics::DeviceMetrics;
+use crate::model::clock;
 use crate::model::place::Place;
 use crate::model::time::Stamp;
 use crate::model::value::{Cause, Status};
@@ -173,6 +174,7 @@ impl OpcuaDriver {
         }
         let publishes = (PUBLISHES_PER_SUBSCRIPTION * self.subscriptions.len()).min(MOST_PUBLISHES);
         (0..publishes).for_each(|_| session.publish(Vec::new()));
+        self.announce_expiry(&mut session);
         self.session = Some(session);
         Ok(())
     }
@@ -433,7 +435,7 @@ impl OpcuaDriver {
         self.session.iter_mut().for_each(|session| session.publish(acknowledged.clone()));
     }
 
-    /// Asks for lost notifications again. `false`: the server does not have them any more.
+    /// Asks for lost notifications again. `false`: the server does not have them any more, or ended the subscription with one of them.
     async fn republish(&mut self, at: usize, missing: u32) -> Result<bool, LinkLost> {
         let (id, first) = (self.subscriptions[at].id, self.subscriptions[at].next);
         if missing > MOST_REPUBLISHED {
@@ -445,8 +447,11 @@ impl OpcuaDriver {
             match session.link.channel().republish(id, number, session.link.timeout()).await {
                 Ok(response) => {
                     let now = Instant::now();
-                    self.notified(at, response.notification_message.clone(), now);
+                    let is_over = self.notified(at, response.notification_message.clone(), now).is_some();
                     self.flush(now);
+                    if is_over {
+                        return Ok(false);
+                    }
                 }
                 Err(Failure::Lost(code)) => return Err(LinkLost(format!("the session is over: {code}"))),
                 Err(_) => return Ok(false),
@@ -582,9 +587,16 @@ impl OpcuaDriver {
         let Some(mut session) = self.session.take() else { return Err(gone()) };
         let wait = session.retry.1;
         session.retry = (Instant::now() + wait, (wait * 2).min(LONGEST_RETRY));
+        self.announce_expiry(&mut session);
         let outcome = self.retry_in(&mut session).await;
         self.session = Some(session);
         outcome.map_err(unusable)
+    }
+
+    fn announce_expiry(&self, session: &mut Session) {
+        for (whose, days) in session.link.expiry.due(clock::since_epoch()) {
+            tracing::warn!(server = %self.plan.config.endpoint, whose, days, "a certificate expires");
+        }
     }
 
     async fn retry_in(&mut self, session: &mut Session) -> Result<(), Failure> {

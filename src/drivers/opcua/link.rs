@@ -28,7 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::config::{Mode, OpcuaConfig, Policy, Security, User};
 use super::limited::Limited;
-use super::security::{Pki, PkiError, days_left};
+use super::security::{Expiry, Pki, PkiError};
 use crate::drivers::LinkLost;
 
 /// Bytes of one chunk of a message, the default of OPC UA servers.
@@ -71,6 +71,8 @@ pub enum Failure {
 pub struct Link {
     channel: Arc<Channel>,
     timeout: Duration,
+    /// When the certificates of both sides expire.
+    pub expiry: Expiry,
     /// Moves the bytes; ends with the connection.
     _pump: AbortOnDropHandle<()>,
 }
@@ -166,7 +168,7 @@ impl Link {
     pub async fn open(config: &OpcuaConfig, identity: &Identity) -> Result<Self, LinkLost> {
         let endpoints = endpoints(config).await?;
         let endpoint = choose(&endpoints, config)?;
-        let (store, own) = protect(config, identity, &endpoint).await?;
+        let (store, own, expiry) = protect(config, identity, &endpoint).await?;
         let user = user(&config.user).await?;
         let (channel, pump) = connect(config, endpoint.clone(), store.clone()).await?;
         let lost = |what: &str| {
@@ -210,7 +212,12 @@ impl Link {
             .await?
             .map_err(lost("the server refuses the user"))?;
         warn_of_weakness(config);
-        Ok(Self { channel: Arc::new(Channel { channel, token }), timeout: config.timeout, _pump: pump })
+        Ok(Self {
+            channel: Arc::new(Channel { channel, token }),
+            timeout: config.timeout,
+            expiry,
+            _pump: pump,
+        })
     }
 
     /// The way that requests take.
@@ -370,9 +377,9 @@ async fn protect(
     config: &OpcuaConfig,
     identity: &Identity,
     endpoint: &EndpointDescription,
-) -> Result<(Arc<RwLock<CertificateStore>>, Option<Own>), LinkLost> {
+) -> Result<(Arc<RwLock<CertificateStore>>, Option<Own>, Expiry), LinkLost> {
     if config.security == Security::None {
-        return Ok((no_store(), None));
+        return Ok((no_store(), None, Expiry::default()));
     }
     let Some(pki) = identity.pki.clone() else {
         return Err(LinkLost("a secure connection needs a place for certificates: give --state DIR".into()));
@@ -383,20 +390,16 @@ async fn protect(
     let work = tokio::task::spawn_blocking(move || -> Result<_, PkiError> {
         let own = pki.own(&uri, &host)?;
         pki.check(&der)?;
-        Ok((
-            Arc::new(RwLock::new(pki.store())),
-            own,
-            X509::from_der(&der).ok().and_then(|server| days_left(&server)),
-        ))
+        let mut expiry = Expiry::default();
+        expiry.watch("our own", &own.0);
+        X509::from_der(&der).iter().for_each(|server| expiry.watch("the server's", server));
+        Ok((Arc::new(RwLock::new(pki.store())), own, expiry))
     });
-    let (store, own, days) = work
+    let (store, own, expiry) = work
         .await
         .map_err(|error| LinkLost(error.to_string()))?
         .map_err(|error| LinkLost(error.to_string()))?;
-    if let Some(days) = days.filter(|days| *days <= super::security::ANNOUNCED_DAYS[0]) {
-        tracing::warn!(server = %config.endpoint, days, "the server's certificate expires");
-    }
-    Ok((store, Some(own)))
+    Ok((store, Some(own), expiry))
 }
 
 async fn user(user: &User) -> Result<IdentityToken, LinkLost> {

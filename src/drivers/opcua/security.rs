@@ -11,16 +11,19 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use opcua::crypto::{CertificateStore, PrivateKey, X509, X509Data};
 use opcua::types::ByteString;
 use sha2::{Digest as _, Sha256};
 
+use crate::model::clock;
+
 /// Our own certificate is valid for ten years: nobody is near a gateway to renew it.
 const OWN_DAYS: u32 = 3650;
 
 /// Days before the end at which an expiry is announced.
-pub const ANNOUNCED_DAYS: [i64; 3] = [30, 7, 1];
+const ANNOUNCED_DAYS: [i64; 3] = [30, 7, 1];
 
 /// Our own certificate is made anew so many days before its end.
 const RENEW_DAYS: i64 = 7;
@@ -257,11 +260,46 @@ impl Pki {
     }
 }
 
+/// When the certificates that a session lives by expire, and how often that was announced.
+#[derive(Debug, Default)]
+pub struct Expiry(Vec<Expiring>);
+
+#[derive(Debug)]
+struct Expiring {
+    whose: &'static str,
+    /// Seconds since 1970.
+    end: i64,
+    announced: usize,
+}
+
+impl Expiry {
+    /// Watches a certificate too.
+    pub fn watch(&mut self, whose: &'static str, certificate: &X509) {
+        let end = certificate.not_after().ok().map(|end| end.timestamp());
+        self.0.extend(end.map(|end| Expiring { whose, end, announced: 0 }));
+    }
+
+    /// Whose certificate is to be announced at `now` (since 1970), and its days: 30, 7 and 1 before its end, each once.
+    pub fn due(&mut self, now: Duration) -> Vec<(&'static str, i64)> {
+        let announce = |one: &mut Expiring| {
+            let days = days_until(one.end, now);
+            let reached = ANNOUNCED_DAYS.iter().filter(|limit| days <= **limit).count();
+            let is_news = reached > one.announced;
+            one.announced = one.announced.max(reached);
+            is_news.then_some((one.whose, days))
+        };
+        self.0.iter_mut().filter_map(announce).collect()
+    }
+}
+
 /// Days until a certificate expires.
-pub fn days_left(certificate: &X509) -> Option<i64> {
-    let end = certificate.not_after().ok()?.timestamp();
-    let now = crate::model::clock::since_epoch().as_secs();
-    Some(end.saturating_sub_unsigned(now) / 86_400)
+fn days_left(certificate: &X509) -> Option<i64> {
+    Some(days_until(certificate.not_after().ok()?.timestamp(), clock::since_epoch()))
+}
+
+/// Whole days from `now` to `end`, which is in seconds since 1970.
+fn days_until(end: i64, now: Duration) -> i64 {
+    end.saturating_sub_unsigned(now.as_secs()) / 86_400
 }
 
 fn known(path: PathBuf) -> Result<Known, PkiError> {
@@ -323,6 +361,22 @@ fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_is_announced_30_7_and_1_days_before_each_once() {
+        const DAY: u64 = 86_400;
+        let end = 100 * DAY as i64;
+        let mut expiry = Expiry(vec![Expiring { whose: "our own", end, announced: 0 }]);
+        let mut said = Vec::new();
+        for hour in 0..120 * 24 {
+            said.extend(expiry.due(Duration::from_secs(hour * 3600)).into_iter().map(|(_, days)| days));
+        }
+        assert_eq!(said, [30, 7, 1]);
+        // A session that begins later says what is left once.
+        let mut expiry = Expiry(vec![Expiring { whose: "our own", end, announced: 0 }]);
+        let now = Duration::from_secs(95 * DAY);
+        assert_eq!((expiry.due(now), expiry.due(now)), (vec![("our own", 5)], vec![]));
+    }
 
     #[test]
     fn our_certificate_has_the_application_uri_as_a_uri_and_is_kept() {

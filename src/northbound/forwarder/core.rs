@@ -169,8 +169,10 @@ impl Core {
             self.shelf.settled(position);
         }
         match (&entry.message.kind, entry.clock.offered) {
-            (Kind::Data(_), _) if entry.replayed => self.pace.replayed(window),
-            (Kind::Data(_), Some((offered, _))) => self.pace.live(now - offered, self.replaying > 0, now),
+            (Kind::Data(_), _) if entry.replayed => self.pace.replayed(window, now),
+            (Kind::Data(_), Some((offered, _))) => {
+                self.pace.live(now - offered, self.replaying > 0, window, now)
+            }
             _ => {}
         }
         self.shed_stored();

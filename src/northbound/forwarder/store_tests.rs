@@ -17,7 +17,7 @@ use crate::metrics::{DeviceMetrics, RouteMetrics};
 use crate::model::clock::{self, Standing};
 use crate::model::message::{Kind, Message, Sampled};
 use crate::northbound::{Refused, Sink, SinkEvent, Token};
-use crate::store::memory::Memory;
+use crate::store::memory::{Fault, Memory};
 use crate::store::{Log, connected, serve};
 
 const BUDGET: Duration = Duration::from_millis(30);
@@ -83,13 +83,20 @@ struct Run {
     latency: u64,
     /// The end: a power cut with this seed, or a kill.
     cut: Option<u64>,
+    /// When the disk refuses something, for how long, and what.
+    refusals: Vec<(u64, u64, Fault)>,
+}
+
+fn refusals() -> impl Strategy<Value = Vec<(u64, u64, Fault)>> {
+    let fault = prop_oneof![Just(Fault::Full), Just(Fault::Write), Just(Fault::Sync), Just(Fault::Unsynced)];
+    prop::collection::vec((0u64..600, 1u64..3000, fault), 1..4)
 }
 
 fn a_run() -> impl Strategy<Value = Run> {
     let samples = prop::collection::vec((0u64..12, 0usize..3), 0..120);
     let turns = prop::collection::vec(0u64..400, 0..6);
     (samples, turns, 0u64..20, prop::option::of(any::<u64>()))
-        .prop_map(|(samples, turns, latency, cut)| Run { samples, turns, latency, cut })
+        .prop_map(|(samples, turns, latency, cut)| Run { samples, turns, latency, cut, refusals: vec![] })
 }
 
 /// What was sampled: payload without marks, when, and what may become of it.
@@ -160,6 +167,15 @@ impl World {
         let stop = CancellationToken::new();
         let forwarder =
             tokio::spawn(run(broker, receiver, Some(handle), settings, metrics.clone(), stop.clone()));
+        let (disk, refusals) = (self.disk.clone(), plan.refusals.clone());
+        let faults = tokio::spawn(async move {
+            for (from, long, fault) in refusals {
+                sleep(Duration::from_millis(from)).await;
+                disk.fail(0, Some(fault));
+                sleep(Duration::from_millis(long)).await;
+                disk.fail(0, None);
+            }
+        });
         let mut seqs = [0; 3];
         for (delay, which) in &plan.samples {
             sleep(Duration::from_millis(*delay)).await;
@@ -193,6 +209,7 @@ impl World {
                 Message { topic, payload: payload.into(), retain: false, kind: Kind::Data(sampled) };
             sender.send(message).await.unwrap();
         }
+        faults.await.unwrap();
         if last {
             sleep(Duration::from_secs(60)).await;
             stop.cancel();
@@ -338,6 +355,13 @@ proptest! {
     }
 
     #[test]
+    fn a_disk_that_refuses_for_a_while_costs_nothing(run in a_run(), refusals in refusals()) {
+        let run = Run { refusals, ..run };
+        live(vec![run.clone()], Durability::Always, LARGE);
+        live(vec![run], Durability::OnOutage, LARGE);
+    }
+
+    #[test]
     fn what_is_stored_only_on_outages_is_in_one_place(run in a_run()) {
         live(vec![run.clone()], Durability::OnOutage, LARGE);
         live(vec![run], Durability::OnOutage, SMALL);
@@ -351,7 +375,7 @@ const SMALL: (u64, usize) = (1 << 20, 6000);
 #[test]
 fn a_backlog_of_an_earlier_run_is_replayed_in_order_behind_live_messages() {
     let samples = |count| (0..count).map(|_| (5, 0)).collect::<Vec<_>>();
-    let away = Run { samples: samples(200), turns: vec![], latency: 1, cut: None };
-    let back = Run { samples: samples(50), turns: vec![20], latency: 1, cut: None };
+    let away = Run { samples: samples(200), turns: vec![], latency: 1, cut: None, refusals: vec![] };
+    let back = Run { samples: samples(50), turns: vec![20], latency: 1, cut: None, refusals: vec![] };
     live(vec![away, back], Durability::Always, LARGE);
 }

@@ -87,6 +87,65 @@ enum Credentials {
     Basic(String, String),
 }
 
+/// POSTs JSON to a server outside of any route: once each, without a queue.
+pub struct Poster {
+    config: Arc<HttpConfig>,
+    site: Arc<str>,
+    up: Option<Up>,
+}
+
+impl Poster {
+    /// Nothing is opened or read before the first body.
+    pub fn new(config: HttpConfig, site: Arc<str>) -> Self {
+        Self { config: Arc::new(config), site, up: None }
+    }
+
+    /// Sends a body. `Err`: why the server hasn't taken it.
+    pub async fn post(&mut self, body: Bytes) -> Result<(), String> {
+        let up = match self.up.take() {
+            Some(up) => up,
+            None => {
+                let config = self.config.clone();
+                let prepared = tokio::task::spawn_blocking(move || client(&config)).await;
+                prepared.map_err(|error| error.to_string())??
+            }
+        };
+        let outcome = send(up.request(&self.config, &self.site, "", body)).await;
+        // Secrets and certificates are read again where they may be why.
+        let anew = matches!(&outcome, Outcome::Retry { anew: true, .. });
+        self.up = Some(up).filter(|_| !anew);
+        match outcome {
+            Outcome::Delivered => Ok(()),
+            Outcome::Retry { reason, .. } | Outcome::Refused(reason) => Err(reason),
+        }
+    }
+}
+
+impl Up {
+    /// A POST with credentials and headers, its body compressed where that is wanted.
+    fn request(&self, config: &HttpConfig, site: &str, device: &str, body: Bytes) -> reqwest::RequestBuilder {
+        let post = self.client.post(&config.url);
+        let post = match &self.credentials {
+            Credentials::None => post,
+            Credentials::Bearer(token) => post.bearer_auth(token),
+            Credentials::Basic(user, password) => post.basic_auth(user, Some(password)),
+        };
+        let mut post = post.header(CONTENT_TYPE, "application/json");
+        for (name, template) in &config.headers {
+            let value = request::header(template, site, device);
+            // What is about no device has no header that is only its name.
+            if !value.is_empty() {
+                post = post.header(name, value);
+            }
+        }
+        let packed = config.gzip_above.filter(|above| body.len() > *above).and_then(|_| request::gzip(&body));
+        match packed {
+            Some(packed) => post.header(CONTENT_ENCODING, "gzip").body(packed),
+            None => post.body(body),
+        }
+    }
+}
+
 /// A request that is over.
 struct Sent {
     items: Vec<Item>,
@@ -128,26 +187,7 @@ impl HttpSink {
             [Item { key: Some(key), .. }] => key.clone(),
             _ => request::body_key(&self.site, self.epoch, &body),
         };
-        let post = up.client.post(&self.config.url);
-        let post = match &up.credentials {
-            Credentials::None => post,
-            Credentials::Bearer(token) => post.bearer_auth(token),
-            Credentials::Basic(user, password) => post.basic_auth(user, Some(password)),
-        };
-        let mut post = post.header(CONTENT_TYPE, "application/json").header("idempotency-key", key);
-        for (name, template) in &self.config.headers {
-            let value = request::header(template, &self.site, &first.device);
-            // What is about no device has no header that is only its name.
-            if !value.is_empty() {
-                post = post.header(name, value);
-            }
-        }
-        let packed =
-            self.config.gzip_above.filter(|above| body.len() > *above).and_then(|_| request::gzip(&body));
-        let post = match packed {
-            Some(packed) => post.header(CONTENT_ENCODING, "gzip").body(packed),
-            None => post.body(body),
-        };
+        let post = up.request(&self.config, &self.site, &first.device, body).header("idempotency-key", key);
         self.sending.spawn(async move {
             let started = Instant::now();
             let outcome = send(post).await;

@@ -35,9 +35,15 @@ impl Holes {
         }
         self.next = self.next.max(Some(position + 1));
         let key = (Arc::clone(&stored.device), stored.epoch);
-        let before = self.last.insert(key, (stored.seq, position));
-        if let Some((seq, then)) = before
-            && stored.seq > seq + 1
+        let last = self.last.entry(key).or_insert((stored.seq, position));
+        let (seq, then) = *last;
+        if position < then {
+            // A copy: it was to be written again.
+            return;
+        }
+        *last = (stored.seq, position);
+        if then < position
+            && stored.seq.saturating_sub(seq) > 1
             && self.holes.iter().rev().take_while(|(_, end)| *end > then).any(|(from, _)| *from < position)
         {
             let id = GapId {
@@ -51,11 +57,11 @@ impl Holes {
         }
     }
 
-    /// Everything went by. What is missing, unless all that the hole had was `settled`.
-    pub fn missing(&mut self, settled: impl Fn(u64) -> bool) -> Vec<Gap> {
+    /// Everything went by. What is missing, unless all that the hole had is `known` from elsewhere.
+    pub fn missing(&mut self, known: impl Fn(u64) -> bool) -> Vec<Gap> {
         let holes = std::mem::take(&mut self.holes);
         let harmful: Vec<_> =
-            holes.into_iter().filter(|(from, to)| (*from..=*to).any(|position| !settled(position))).collect();
+            holes.into_iter().filter(|(from, to)| (*from..=*to).any(|position| !known(position))).collect();
         let suspects = std::mem::take(&mut self.suspects).into_iter();
         let is_harmed = |(from, to): (u64, u64)| harmful.iter().any(|hole| hole.0 <= to && hole.1 >= from);
         self.last.clear();

@@ -2,11 +2,21 @@
 
 use super::recover::peek_position;
 use super::*;
-use crate::store::{PENDING_OVERHEAD, Stored};
+use crate::store::{Marks, PENDING_OVERHEAD, Stored};
 
 impl<D: Disk> Log<D> {
+    /// Hands out what is next. If that's nothing because it's to be written again first, it's handed out then.
+    pub(super) fn answer(&mut self, most: usize) {
+        let (messages, end) = self.read(most);
+        if messages.is_empty() && self.failing.is_some() {
+            self.read_later = Some(most);
+        } else {
+            self.events.push(Event::Block { messages, end });
+        }
+    }
+
     /// About `most` bytes of what is to be read, in order.
-    pub(super) fn read(&mut self, most: usize) -> Event {
+    fn read(&mut self, most: usize) -> (Vec<(Stored, Marks)>, u64) {
         let mut messages = Vec::new();
         let mut bytes = 0;
         if let Some((_, reader)) = &mut self.reading {
@@ -20,6 +30,11 @@ impl<D: Disk> Log<D> {
             let end = stored.as_ref().map_or(u64::MAX, |stored| stored.position);
             if end > position {
                 self.lost(position, end, number);
+                if self.ledger.next_wanted(self.read_from).is_some_and(|(position, _)| position < end) {
+                    // Another segment has it.
+                    self.reading = None;
+                    continue;
+                }
             }
             match stored {
                 Some(stored) => {
@@ -31,7 +46,7 @@ impl<D: Disk> Log<D> {
                 None => self.reading = None,
             }
         }
-        Event::Block { messages, end: self.read_from }
+        (messages, self.read_from)
     }
 
     /// The next message of a segment that is to be read.

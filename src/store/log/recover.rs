@@ -24,8 +24,10 @@ impl<D: Disk> Log<D> {
         Ok(epoch)
     }
 
-    /// Above the highest position: it's in the last segment that has any.
+    /// Above the highest position: it's in the last segment that has any, or in one before it some of which was to be written again.
     pub(super) fn highest(&self) -> u64 {
+        let mut next = 0;
+        let mut first = u64::MAX;
         for segment in self.ledger.segments().iter().rev() {
             let Ok(file) = self.disk.open(&format::name(segment.number)) else { continue };
             let Ok(mut reader) = Reader::new(file, segment.number) else { continue };
@@ -33,11 +35,13 @@ impl<D: Disk> Log<D> {
             while let Some(found) = reader.next() {
                 highest = highest.max(peek_position(found.body));
             }
-            if let Some(highest) = highest {
-                return highest + 1;
+            if highest.is_some_and(|highest| highest < first) && next > 0 {
+                break;
             }
+            next = next.max(highest.map_or(0, |highest| highest.saturating_add(1)));
+            first = first.min(segment.first);
         }
-        0
+        next
     }
 
     /// Is there more to read before [`Event::Recovered`]?
@@ -99,7 +103,7 @@ impl<D: Disk> Log<D> {
 
     fn recovered(&mut self) {
         let ledger = &self.ledger;
-        let missing = self.holes.missing(|position| ledger.is_settled(position));
+        let missing = self.holes.missing(|position| ledger.is_known(position));
         if !missing.is_empty() {
             tracing::warn!(gaps = missing.len(), "the store was damaged; what it lost is reported as gaps");
         }
@@ -125,10 +129,9 @@ fn first_position<F: DiskFile>(file: F, number: u64) -> Option<u64> {
 /// A message's position, without reading the rest of it.
 pub(super) fn peek_position(body: &[u8]) -> Option<u64> {
     let (kind, rest) = body.split_first()?;
-    let position = match kind {
-        1 => rest.first_chunk::<8>()?,
-        7 => rest.get(16..)?.first_chunk::<8>()?,
-        _ => return None,
-    };
-    Some(u64::from_le_bytes(*position))
+    match kind {
+        1 => format::position_of(&mut &*rest),
+        7 => format::position_of(&mut rest.get(16..)?),
+        _ => None,
+    }
 }

@@ -17,7 +17,7 @@ impl<D: Disk> Log<D> {
         if self.shedding.is_some() || self.ledger.segments().len() < 2 || self.is_recovering() {
             return;
         }
-        let Some(next) = self.ledger.segments().get(1) else { return };
+        let Some(next) = self.ledger.segments().get(self.ledger.oldest_together()) else { return };
         let Some(upto) = next.first.checked_sub(1) else { return };
         self.shedding = Some((upto, reason));
         self.events.push(Event::Shed { upto, reason });
@@ -26,14 +26,19 @@ impl<D: Disk> Log<D> {
     /// The forwarder has let go.
     pub(super) fn shed(&mut self, upto: u64) {
         let Some((_, reason)) = self.shedding.filter(|(asked, _)| *asked == upto) else { return };
-        let oldest = match self.ledger.segments().front() {
-            Some(oldest) if oldest.first <= upto && oldest.number != self.number => oldest.number,
-            _ => {
-                self.shedding = None;
-                return;
-            }
-        };
-        let (given_up, wanted) = self.unsettled_of(oldest);
+        let oldest = self.ledger.segments().iter().filter(|segment| segment.first <= upto);
+        let oldest: Vec<u64> =
+            oldest.map(|segment| segment.number).filter(|number| *number != self.number).collect();
+        if oldest.is_empty() {
+            self.shedding = None;
+            return;
+        }
+        let (mut given_up, mut wanted) = (Vec::new(), 0);
+        for number in &oldest {
+            let (of_it, read) = self.unsettled_of(*number);
+            given_up.extend(of_it);
+            wanted += read;
+        }
         // They must not be handed out any more. That they are settled counts once it's written, as ever: the segment goes by it.
         self.read_from = self.read_from.max(upto + 1);
         let mut gaps = Vec::new();
@@ -48,17 +53,18 @@ impl<D: Disk> Log<D> {
         if !gaps.is_empty() {
             self.events.push(Event::GivenUp { gaps, messages: wanted });
         }
-        // `tidy` removes it once that is durable; if a disk is so full that not even these records have room, at once.
+        // `tidy` removes them once that is durable; if a disk is so full that not even these records have room, at once.
         if self.failing.is_some() || self.current.is_none() {
             self.is_overdrawn = true;
             let written = self.write().and_then(|()| self.sync());
             self.is_overdrawn = false;
-            if written.is_err() {
-                self.current = None;
-                for record in &self.pending {
-                    self.ledger.note(record, self.number);
+            if let Err(error) = written {
+                self.seal();
+                if error.kind() == io::ErrorKind::StorageFull {
+                    let given_up = self.pending.iter().filter(|record| position(record).is_none());
+                    given_up.for_each(|record| self.ledger.note(record, self.number));
+                    oldest.iter().for_each(|_| drop(self.remove_oldest()));
                 }
-                let _ = self.remove_oldest();
             }
             if let Some((_, at)) = &mut self.failing {
                 *at = Instant::now();
@@ -77,7 +83,8 @@ impl<D: Disk> Log<D> {
         while let Some(found) = reader.next() {
             let Some(Record::Message(stored)) = Record::decode(found.body) else { continue };
             let Stored { position, epoch, seq, device, topic, .. } = stored;
-            if told.contains(&position) || !self.ledger.is_unsettled(position) {
+            let is_copy = !self.ledger.has_copy(number, position);
+            if is_copy || told.contains(&position) || !self.ledger.is_unsettled(position) {
                 continue;
             }
             wanted += usize::from(self.ledger.is_wanted(position) && position >= self.read_from);
