@@ -149,11 +149,8 @@ impl Bench {
 
 fn site([line, other]: [SocketAddr; 2], broker: SocketAddr, devices: &str) -> String {
     // Only a connection that has devices may be there.
-    let more = if devices.contains("via: other") {
-        format!("  other: {{tcp: {other}}}\n")
-    } else {
-        String::new()
-    };
+    let more =
+        if devices.contains("via: other") { format!("  other: {{tcp: {other}}}\n") } else { String::new() };
     format!(
         "site: hall\nconnections:\n  line: {{tcp: {line}}}\n{more}devices:\n{devices}\
          publish:\n  local: {{mqtt: mqtt://{broker}}}\n"
@@ -255,6 +252,35 @@ async fn what_is_wrong_or_needs_a_restart_changes_nothing() {
     bench.write(&(a + &device("b", "line", 2, 50, 9)));
     hang_up(bench.gateway.id());
     bench.until(|topic, message| has_values(topic, "b", message)).await;
+}
+
+#[tokio::test]
+async fn a_reload_that_nobody_confirms_is_undone() {
+    let a = device("a", "line", 1, 20, 7);
+    let mut bench = Bench::start("confirm", &a).await;
+    bench.until(|topic, message| has_values(topic, "a", message)).await;
+    bench.write(&(a.clone() + &device("b", "line", 2, 20, 9)));
+    let (code, _, err) = bench.taktbus(&["reload", "--keep"]).await;
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("no reload waits to be confirmed"), "{err}");
+    // Undone when its time is over.
+    let (code, _, err) = bench.taktbus(&["reload", "--confirm", "1s"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("taktbus reload --keep"), "{err}");
+    bench.until(|topic, message| has_values(topic, "b", message)).await;
+    bench.until(|topic, message| topic == "b/status" && message["state"] == "offline").await;
+    assert!(bench.log().contains("nobody has confirmed it in time"), "{}", bench.log());
+    // Undone by hand; another reload has to wait for that.
+    assert_eq!(bench.taktbus(&["reload", "--confirm", "10m"]).await.0, Some(0));
+    let (code, _, err) = bench.taktbus(&["reload"]).await;
+    assert!(code == Some(1) && err.contains("waits to be confirmed"), "{err}");
+    assert_eq!(bench.taktbus(&["reload", "--revert"]).await.0, Some(0));
+    assert!(bench.ask("explain b").await["unknown"] == true);
+    // Kept.
+    assert_eq!(bench.taktbus(&["reload", "--confirm", "2s"]).await.0, Some(0));
+    assert_eq!(bench.taktbus(&["reload", "--keep"]).await.0, Some(0));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(bench.ask("explain b").await["connections"][0]["devices"][0]["device"], "b");
 }
 
 /// Descriptors, threads, and resident KiB of a process.

@@ -163,7 +163,9 @@ enum Command {
     ///
     /// Only what has changed is touched: no other device misses a poll, no message is lost. All of it or nothing: a file with errors
     /// (exit code 2), or a change that needs a restart (1), leaves what runs as it is. SIGHUP and `systemctl reload taktbus` do the same.
-    #[command(after_help = "Examples:\n  taktbus reload --dry-run    what would change\n  taktbus reload")]
+    #[command(
+        after_help = "Examples:\n  taktbus reload --dry-run    what would change\n  taktbus reload\n  taktbus reload --confirm 60s    undone unless `taktbus reload --keep` follows"
+    )]
     Reload(reload::ReloadArgs),
     /// Tell the long story of a finding's code: what it means, why, and what to write instead
     ///

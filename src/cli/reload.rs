@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::explain::{nobody, socket};
 use super::{Outcome, SiteArgs, site};
 use crate::model::diagnostic::Severity;
-use crate::runtime::control::{self, RELOAD, TRY_RELOAD};
+use crate::runtime::control::{self, RELOAD};
 use crate::runtime::reload::Load;
 
 #[derive(Debug, Args)]
@@ -18,6 +19,15 @@ pub(super) struct ReloadArgs {
     /// Only say what would change
     #[arg(long)]
     dry_run: bool,
+    /// Undo it unless it's confirmed with --keep within this time (60s, 10m), or as soon as values get older or later than before
+    #[arg(long, value_name = "TIME", value_parser = super::duration, conflicts_with = "dry_run")]
+    confirm: Option<Duration>,
+    /// Confirm the last reload
+    #[arg(long, conflicts_with_all = ["dry_run", "confirm"])]
+    keep: bool,
+    /// Undo the last reload, if it's not confirmed
+    #[arg(long, conflicts_with_all = ["dry_run", "confirm", "keep"])]
+    revert: bool,
     /// The running gateway's control socket [default: as `taktbus explain` has it]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -27,17 +37,30 @@ pub(super) struct ReloadArgs {
 }
 
 pub(super) async fn reload(args: ReloadArgs) -> Result<Outcome> {
-    let question = if args.dry_run { TRY_RELOAD } else { RELOAD };
-    let told = ask(args.control, question).await?;
-    Ok(match show(&told, args.json) {
-        Some(_) => Outcome::Fine,
-        None => refusal(&told),
+    let how = match (&args.confirm, args.dry_run, args.keep, args.revert) {
+        (Some(within), ..) => format!(" --confirm {}", within.as_secs().max(1)),
+        (_, true, ..) => " --dry-run".into(),
+        (_, _, true, _) => " --keep".into(),
+        (.., true) => " --revert".into(),
+        _ => String::new(),
+    };
+    let told = ask(args.control, &format!("{RELOAD}{how}")).await?;
+    if told["done"] == true {
+        return Ok(Outcome::Fine);
+    }
+    Ok(match (show(&told, args.json), args.confirm) {
+        (Some(false), Some(within)) => {
+            errln!("undone in {within:?} unless you confirm it: taktbus reload --keep");
+            Outcome::Fine
+        }
+        (Some(_), _) => Outcome::Fine,
+        (None, _) => refusal(&told),
     })
 }
 
 /// The same as `diff` says of two files: no difference is [`Outcome::Fine`].
 pub(super) async fn diff_running(control: Option<PathBuf>, as_json: bool) -> Result<Outcome> {
-    let told = ask(control, TRY_RELOAD).await?;
+    let told = ask(control, &format!("{RELOAD} --dry-run")).await?;
     Ok(match show(&told, as_json) {
         Some(true) => Outcome::Fine,
         Some(false) => Outcome::Failed,

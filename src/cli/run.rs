@@ -42,7 +42,7 @@ fn reload_on_hangup(reloader: Reloader) -> Result<impl Future<Output = ()>> {
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     Ok(async move {
         while hangup.recv().await.is_some() {
-            if let Err(refused) = reloader.reload(false).await {
+            if let Err(refused) = reloader.reload().await {
                 refused.findings().iter().for_each(|finding| tracing::error!("{finding}"));
                 tracing::error!(reason = %refused, "not reloaded");
             }

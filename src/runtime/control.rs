@@ -34,10 +34,9 @@ const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
 /// How many questions are answered at once.
 const AT_ONCE: usize = 4;
 
-/// The question that has the gateway go over to what its site file says now.
+/// The question that has the gateway go over to what its site file says now. Behind it may be `--dry-run`, `--confirm SECONDS`,
+/// `--keep`, `--revert`.
 pub const RELOAD: &str = "reload";
-/// The question what that would change.
-pub const TRY_RELOAD: &str = "reload --dry-run";
 
 /// Names that a refusal lists at most.
 const MOST_NAMES: usize = 20;
@@ -143,22 +142,40 @@ pub(crate) async fn answer(
     let mut question = String::new();
     let mut read = BufReader::new(read.take(LONGEST_QUESTION));
     timeout(PATIENCE, read.read_line(&mut question)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-    let reply = match (question.trim_end(), reloader) {
-        (RELOAD, reloader) => reload(reloader, false).await,
-        (TRY_RELOAD, reloader) => reload(reloader, true).await,
-        (question, _) => reply(question, explainer),
+    let question = question.trim_end();
+    let reply = match (question.strip_prefix(RELOAD), reloader) {
+        (Some(how), Some(reloader)) => reload(reloader, how.trim_start()).await,
+        (Some(_), None) => json!({"error": "this gateway has no site file to reload"}),
+        (None, _) => reply(question, explainer),
     };
     let mut text = reply.to_string();
     text.push('\n');
     timeout(PATIENCE, write.write_all(text.as_bytes())).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
-async fn reload(reloader: Option<&Reloader>, is_trial: bool) -> Value {
-    let Some(reloader) = reloader else { return json!({"error": "this gateway has no site file to reload"}) };
-    match reloader.reload(is_trial).await {
-        Ok(difference) => json!({"difference": difference.as_json(), "text": difference.to_string()}),
+async fn reload(reloader: &Reloader, how: &str) -> Value {
+    let done = match how.split_once(' ').unwrap_or((how, "")) {
+        ("", "") => reloader.reload().await.map(Some),
+        ("--dry-run", "") => reloader.try_out().await.map(Some),
+        ("--keep", "") => reloader.keep().await.map(|()| None),
+        ("--revert", "") => reloader.revert("somebody wants it so").await.map(Some),
+        ("--confirm", seconds) => match seconds.parse() {
+            Ok(seconds) => reloader.reload_on_trial(Duration::from_secs(seconds)).await.map(Some),
+            Err(_) => return not_understood(),
+        },
+        _ => return not_understood(),
+    };
+    match done {
+        Ok(Some(difference)) => {
+            json!({"difference": difference.as_json(), "text": difference.to_string()})
+        }
+        Ok(None) => json!({"done": true}),
         Err(refused) => refused.as_json(),
     }
+}
+
+fn not_understood() -> Value {
+    json!({"error": "the question is not understood; this is taktbus' control socket"})
 }
 
 fn reply(question: &str, explainer: &Explainer) -> Value {
@@ -166,7 +183,7 @@ fn reply(question: &str, explainer: &Explainer) -> Value {
         Some(("explain", name)) => Some(name),
         None if question == "explain" => None,
         None if question == "status" => return explainer.status(),
-        _ => return json!({"error": "the question is not understood; this is taktbus' control socket"}),
+        _ => return not_understood(),
     };
     explainer.explain(name).unwrap_or_else(|known| {
         let name = name.unwrap_or_default();

@@ -183,6 +183,7 @@ impl Gateway {
         let recents = Arc::clone(&explainer.get().recents);
         let _beat = AbortOnDropHandle::new(tokio::spawn(health::beat(metrics.beat.clone())));
         let (reloader, mut reloads) = self.reloader.take().unzip();
+        reloader.iter().for_each(|reloader| reloader.runs(&explainer));
         let _control = self.start_control(&explainer, reloader);
         let _http = self.site.listen.map(|address| http::start(address, explainer.clone()));
         let _telemetry = self.site.telemetry.take().map(|to| telemetry::start(to, explainer.clone()));

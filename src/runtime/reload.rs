@@ -3,17 +3,23 @@
 //! All of it or nothing: what can't be taken over while running (routes, the store, the site's own keys) refuses the whole.
 //! Loading and planning happen on a thread of their own; the gateway gets what is ready to run.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
+use super::explain::Explainer;
 use crate::config::difference::{Change, Difference};
 use crate::config::plan::{Connection, Protocol, Site};
 use crate::drivers::Plan;
 use crate::drivers::modbus::ModbusPlan;
 use crate::drivers::opcua::OpcuaPlan;
 use crate::metrics::Current;
+use trial::Judge;
+
+mod trial;
 
 /// Makes a site of the site file: or says what is wrong, one finding each.
 pub type Load = Arc<dyn Fn() -> Result<Site, Vec<String>> + Send + Sync>;
@@ -33,8 +39,17 @@ pub struct Reloader {
     load: Load,
     standing: Arc<Current<Standing>>,
     wanted: mpsc::Sender<Reload>,
-    /// One after the other.
-    turn: Arc<Mutex<()>>,
+    /// One after the other. What ran before a reload that nobody has confirmed yet.
+    turn: Arc<Mutex<Option<Trial>>>,
+    /// What is known of the gateway, once it runs.
+    explainer: Arc<OnceLock<Arc<Current<Explainer>>>>,
+}
+
+/// A reload that is undone unless somebody confirms it.
+struct Trial {
+    before: Arc<Standing>,
+    /// Cancelled when it's decided.
+    decided: CancellationToken,
 }
 
 /// The gateway's end.
@@ -68,6 +83,14 @@ pub enum Refused {
     /// These parts can't change while it runs.
     #[error("nothing was changed: a restart is needed for {}", .0.join(", "))]
     NeedsRestart(Vec<String>),
+    /// The last one is not confirmed yet.
+    #[error("the last reload waits to be confirmed: `taktbus reload --keep` or `taktbus reload --revert`")]
+    OnTrial,
+    /// No reload waits to be confirmed.
+    #[error(
+        "no reload waits to be confirmed; one that waited was undone when its time was over, or when it made things worse"
+    )]
+    NoTrial,
     /// It stops.
     #[error("the gateway stops")]
     Stopping,
@@ -80,7 +103,7 @@ impl Refused {
         match self {
             Self::Unsound(findings) => json["findings"] = json!(findings),
             Self::NeedsRestart(parts) => json["restart"] = json!(parts),
-            Self::Stopping => {}
+            Self::OnTrial | Self::NoTrial | Self::Stopping => {}
         }
         json
     }
@@ -89,7 +112,7 @@ impl Refused {
     pub fn findings(&self) -> &[String] {
         match self {
             Self::Unsound(findings) => findings,
-            Self::NeedsRestart(_) | Self::Stopping => &[],
+            Self::NeedsRestart(_) | Self::OnTrial | Self::NoTrial | Self::Stopping => &[],
         }
     }
 }
@@ -98,7 +121,8 @@ impl Refused {
 pub fn reloader(load: Load, site: Site, connections: Plans) -> (Reloader, Reloads) {
     let (wanted, reloads) = mpsc::channel(1);
     let standing = Arc::new(Current::new(Standing { site, connections }));
-    (Reloader { load, standing, wanted, turn: Arc::default() }, reloads)
+    let (turn, explainer) = Default::default();
+    (Reloader { load, standing, wanted, turn, explainer }, reloads)
 }
 
 /// The next reload; never, where nobody can ask for one.
@@ -110,23 +134,101 @@ pub async fn next(reloads: &mut Option<Reloads>) -> Option<Reload> {
 }
 
 impl Reloader {
-    /// Has the gateway go over to what the site file says now; `is_trial`: only says what that would change.
-    pub async fn reload(&self, is_trial: bool) -> Result<Difference, Refused> {
+    /// The gateway runs, and this is what is known of it.
+    pub fn runs(&self, explainer: &Arc<Current<Explainer>>) {
+        let _ = self.explainer.set(Arc::clone(explainer));
+    }
+
+    /// What a reload would change.
+    pub async fn try_out(&self) -> Result<Difference, Refused> {
         let _turn = self.turn.lock().await;
-        let (load, standing) = (self.load.clone(), self.standing.get());
-        let prepared = tokio::task::spawn_blocking(move || prepare(&load, &standing));
-        let (difference, next) = prepared.await.map_err(|_| Refused::Stopping)??;
-        if is_trial || difference.is_none() {
+        Ok(self.prepared().await?.0)
+    }
+
+    /// Has the gateway go over to what the site file says now.
+    pub async fn reload(&self) -> Result<Difference, Refused> {
+        let trial = self.turn.lock().await;
+        if trial.is_some() {
+            return Err(Refused::OnTrial);
+        }
+        let (difference, next) = self.prepared().await?;
+        self.go_over(&difference, Arc::new(next)).await?;
+        Ok(difference)
+    }
+
+    /// The same, and undoes it when nobody has confirmed it within so long, or when values get older or later than they were before.
+    pub async fn reload_on_trial(&self, within: Duration) -> Result<Difference, Refused> {
+        let mut trial = self.turn.lock().await;
+        if trial.is_some() {
+            return Err(Refused::OnTrial);
+        }
+        let (difference, next) = self.prepared().await?;
+        if difference.is_none() {
             return Ok(difference);
         }
+        let judge = self.explainer.get().map(|explainer| Judge::new(Arc::clone(explainer)));
+        let (before, decided) = (self.standing.get(), CancellationToken::new());
+        self.go_over(&difference, Arc::new(next)).await?;
+        *trial = Some(Trial { before, decided: decided.clone() });
+        tracing::info!(?within, "the reload is undone unless it's confirmed: `taktbus reload --keep`");
+        let (reloader, judged) = (self.clone(), async move {
+            tokio::select! {
+                () = tokio::time::sleep(within) => "nobody has confirmed it in time".to_owned(),
+                reason = trial::worse(judge) => reason,
+            }
+        });
+        tokio::spawn(async move {
+            tokio::select! {
+                () = decided.cancelled() => {}
+                reason = judged => {
+                    if let Err(refused) = reloader.revert(&reason).await {
+                        tracing::error!(reason = %refused, "the reload can't be undone");
+                    }
+                }
+            }
+        });
+        Ok(difference)
+    }
+
+    /// Confirms a reload that is on trial.
+    pub async fn keep(&self) -> Result<(), Refused> {
+        let trial = self.turn.lock().await.take().ok_or(Refused::NoTrial)?;
+        trial.decided.cancel();
+        tracing::info!("the reload is confirmed");
+        Ok(())
+    }
+
+    /// Undoes a reload that is on trial. Says what that has changed.
+    pub async fn revert(&self, reason: &str) -> Result<Difference, Refused> {
+        let mut turn = self.turn.lock().await;
+        let Trial { before, decided } = turn.take().ok_or(Refused::NoTrial)?;
+        tracing::warn!(reason, "the reload is undone; the site file still has it");
+        let difference = Difference::between(&self.standing.get().as_site(), &before.as_site());
+        self.go_over(&difference, before).await?;
+        // Last: who waits for it may be who called.
+        decided.cancel();
+        Ok(difference)
+    }
+
+    async fn prepared(&self) -> Result<(Difference, Standing), Refused> {
+        let (load, standing) = (self.load.clone(), self.standing.get());
+        let prepared = tokio::task::spawn_blocking(move || prepare(&load, &standing));
+        prepared.await.map_err(|_| Refused::Stopping)?
+    }
+
+    /// Returns when the gateway runs it.
+    async fn go_over(&self, difference: &Difference, next: Arc<Standing>) -> Result<(), Refused> {
+        if difference.is_none() {
+            return Ok(());
+        }
         let (done, is_done) = oneshot::channel();
-        let standing = Standing { site: next.site.clone(), connections: next.connections.clone() };
         let changes = difference.to_string().trim_end().replace('\n', "; ");
-        let reload = Reload { site: next.site, connections: next.connections, changes, done };
+        let (site, connections) = (next.site.clone(), next.connections.clone());
+        let reload = Reload { site, connections, changes, done };
         self.wanted.send(reload).await.map_err(|_| Refused::Stopping)?;
         is_done.await.map_err(|_| Refused::Stopping)?;
-        self.standing.set(standing);
-        Ok(difference)
+        self.standing.set(next);
+        Ok(())
     }
 }
 
