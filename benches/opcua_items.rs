@@ -261,7 +261,7 @@ async fn gateway(address: &str, broker: SocketAddr, seconds: u64) {
     let mut site = loaded.site.unwrap_or_else(|| panic!("{:#?}", loaded.diagnostics));
     site.routes[0].sink = SinkConfig::Mqtt(MqttConfig::plain(broker, "bench".into()));
     let gateway = Gateway::new(site).expect("a plan");
-    let metrics = gateway.metrics();
+    let metrics = gateway.metrics().get();
     let stop = CancellationToken::new();
     let running = tokio::spawn(gateway.run(stop.clone()));
     sleep(Duration::from_secs(3)).await;

@@ -46,7 +46,7 @@ fn main() {
         let stop = CancellationToken::new();
         let broker = Broker::bind(([127, 0, 0, 1], 0).into()).await.expect("a broker");
         let gateway = Gateway::new(site(simulator, broker.local_addr())).expect("a plan");
-        let metrics = gateway.metrics();
+        let metrics = gateway.metrics().get();
         tokio::spawn(broker.run(stop.clone()));
         let started = Instant::now();
         let watched = tokio::spawn(watch(metrics.clone(), started));

@@ -31,6 +31,6 @@ pub fn write_state(bans: &BTreeSet<Ban>) -> String {
 /// What comes back on the control socket for the bytes that come in.
 pub async fn control(question: &[u8], explainer: &Explainer) -> std::io::Result<Vec<u8>> {
     let mut answer = Vec::new();
-    control::answer(question, &mut answer, explainer).await?;
+    control::answer(question, &mut answer, explainer, None).await?;
     Ok(answer)
 }

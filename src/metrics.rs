@@ -3,7 +3,7 @@
 //! Plain atomics, relaxed: each number is right by itself, two numbers read together may be one event apart.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -134,6 +134,33 @@ impl Facts {
     /// How often they have changed.
     pub fn changes(&self) -> u64 {
         self.changes.get()
+    }
+}
+
+/// What is replaced as a whole when a reload changes it; whoever reads it keeps what was there then.
+#[derive(Debug)]
+pub struct Current<T: ?Sized>(RwLock<Arc<T>>);
+
+impl<T: ?Sized> Current<T> {
+    /// This at first.
+    pub fn new(first: impl Into<Arc<T>>) -> Self {
+        Self(RwLock::new(first.into()))
+    }
+
+    /// What is there now.
+    pub fn get(&self) -> Arc<T> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// This from now on.
+    pub fn set(&self, next: impl Into<Arc<T>>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next.into();
+    }
+}
+
+impl<T> Default for Current<[T]> {
+    fn default() -> Self {
+        Self::new(Vec::new())
     }
 }
 
@@ -419,10 +446,17 @@ pub struct RouteMetrics {
     pub store_work: Work,
     /// What became of each device's messages on this route. The first route counts with the devices themselves; of the
     /// others only what the north counts is kept here.
-    pub devices: Vec<Arc<DeviceMetrics>>,
+    pub devices: Current<[Arc<DeviceMetrics>]>,
 }
 
-/// The metrics of a running gateway.
+impl RouteMetrics {
+    /// What counts a device's messages on this route.
+    pub fn device(&self, name: &str) -> Option<Arc<DeviceMetrics>> {
+        self.devices.get().iter().find(|device| *device.name == *name).cloned()
+    }
+}
+
+/// The metrics of a running gateway. A reload makes another one of what has stayed and what is new.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// By device.
@@ -432,7 +466,7 @@ pub struct Metrics {
     /// By route.
     pub routes: Vec<Arc<RouteMetrics>>,
     /// When the thread that polls and publishes was seen at work last.
-    pub beat: Moment,
+    pub beat: Arc<Moment>,
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 #![allow(clippy::expect_used)] // a bench that cannot start has nothing to say
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,11 +84,12 @@ impl Path {
         let route = RouteInput {
             topic: "taktbus/{site}/{device}".into(),
             messages: sent,
-            accounts: HashMap::new(),
+            site_topic: "status".into(),
+            metrics: Arc::default(),
             passes: Default::default(),
         };
         let identity = Identity { site: "bakery".into(), epoch: 7 };
-        runtime.spawn(pipeline::run(identity, vec![route], received, Arc::default()));
+        runtime.spawn(pipeline::run(identity, vec![route], received, mpsc::channel(1).1, Arc::default()));
         Self { plan, exchange, reply, runtime, events, messages, queue: DeadlineQueue::default() }
     }
 

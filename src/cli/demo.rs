@@ -54,7 +54,7 @@ pub async fn demo(args: DemoArgs, events: Events) -> Result<Outcome> {
     let broker_stop = tokio_util::sync::CancellationToken::new();
     let serving = tokio::spawn(broker.run(broker_stop.clone()));
     let table = std::io::stdout().is_terminal() && !args.json;
-    let (showing, over) = (live::show(address, devices, metrics.clone(), table), stop.clone());
+    let (showing, over) = (live::show(address, devices, metrics.get(), table), stop.clone());
     // When nobody reads what it shows (`taktbus demo | head`), the demo is over.
     let viewer = tokio::spawn(async move {
         showing.await;
@@ -67,7 +67,7 @@ pub async fn demo(args: DemoArgs, events: Events) -> Result<Outcome> {
     broker_stop.cancel();
     let _ = serving.await;
     drop(plant);
-    err!("{}", summary::render(&metrics, started.elapsed()));
+    err!("{}", summary::render(&metrics.get(), started.elapsed()));
     outcome?;
     Ok(Outcome::Fine)
 }

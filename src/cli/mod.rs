@@ -55,6 +55,7 @@ mod opcua;
 mod plan;
 mod probe;
 mod read;
+mod reload;
 mod report;
 mod run;
 mod scan;
@@ -118,7 +119,7 @@ enum Command {
     /// By what they mean: another order of keys is no difference, another register in a profile is one. Exit code 0: none,
     /// 1: some, 2: a file is wrong.
     #[command(
-        after_help = "Examples:\n  taktbus diff gateway.yaml.bak gateway.yaml\n  taktbus diff old.yaml new.yaml --json"
+        after_help = "Examples:\n  taktbus diff gateway.yaml.bak gateway.yaml\n  taktbus diff old.yaml new.yaml --json\n  taktbus diff --running    what a reload would change"
     )]
     Diff(diff::DiffArgs),
     /// Prove maps without a device: the examples of a profile, or of all profiles of a site, value by value
@@ -158,6 +159,14 @@ enum Command {
         after_help = "Keys: q quit, arrows select and scroll, s sort, enter explains the selected device, ? help"
     )]
     Top(TopArgs),
+    /// Have a running gateway go over to what its site file says now
+    ///
+    /// Only what has changed is touched: no other device misses a poll, no message is lost. All of it or nothing: a file with errors
+    /// (exit code 2), or a change that needs a restart (1), leaves what runs as it is. SIGHUP and `systemctl reload taktbus` do the same.
+    #[command(
+        after_help = "Examples:\n  taktbus reload --dry-run    what would change\n  taktbus reload\n  taktbus reload --confirm 60s    undone unless `taktbus reload --keep` follows"
+    )]
+    Reload(reload::ReloadArgs),
     /// Tell the long story of a finding's code: what it means, why, and what to write instead
     ///
     /// Without a code: all of them, a line each.
@@ -381,6 +390,7 @@ fn dispatch(command: Command, events: Events) -> anyhow::Result<Outcome> {
     match command {
         Command::Check(args) => check::check(&args),
         Command::Diff(args) => diff::diff(&args),
+        Command::Reload(args) => block_on(reload::reload(args)),
         Command::Test(args) => test::test(&args),
         Command::Plan(args) => block_on(plan::plan(args)),
         Command::ExplainCode { code } => Ok(explain_code::explain_code(code.as_deref())),

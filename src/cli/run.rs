@@ -6,11 +6,13 @@ use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::{Outcome, RunArgs, site, summary};
+use super::{Outcome, RunArgs, reload, site, summary};
 use crate::runtime::events::Events;
 use crate::runtime::limits::raise_open_files;
 use crate::runtime::notify::Notifier;
+use crate::runtime::reload::Reloader;
 use crate::runtime::{control, state};
 
 pub async fn run(args: RunArgs, events: Events) -> Result<Outcome> {
@@ -18,19 +20,34 @@ pub async fn run(args: RunArgs, events: Events) -> Result<Outcome> {
         Ok(gateway) => gateway,
         Err(outcome) => return Ok(outcome),
     };
+    let (gateway, reloader) = gateway.with_reloader(reload::load(args.site.clone()));
     let gateway = gateway
         .with_events(events)
         .with_notifier(Notifier::from_env())
         .with_control(args.control.or_else(control::default_path))
         .with_state(args.state.or_else(state::default_directory));
     raise_open_files();
+    let _hangups = AbortOnDropHandle::new(tokio::spawn(reload_on_hangup(reloader)?));
     let stop = stop_on_signals(args.lasting)?;
     let metrics = gateway.metrics();
     let started = Instant::now();
     let outcome = gateway.run(stop).await;
-    err!("{}", summary::render(&metrics, started.elapsed()));
+    err!("{}", summary::render(&metrics.get(), started.elapsed()));
     outcome?;
     Ok(Outcome::Fine)
+}
+
+/// SIGHUP has the gateway go over to what its site file says now.
+fn reload_on_hangup(reloader: Reloader) -> Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            if let Err(refused) = reloader.reload().await {
+                refused.findings().iter().for_each(|finding| tracing::error!("{finding}"));
+                tracing::error!(reason = %refused, "not reloaded");
+            }
+        }
+    })
 }
 
 /// A token that is cancelled by SIGTERM, SIGINT, or after the given time.

@@ -18,7 +18,7 @@ pub fn render(metrics: &Metrics, elapsed: Duration) -> String {
     for (index, route) in metrics.routes.iter().enumerate() {
         let settled = |device: &DeviceMetrics| device.delivered.get() + device.gap_accounted.get();
         let waiting = |device: &Arc<DeviceMetrics>| device.sampled.get().saturating_sub(settled(device));
-        let waiting: u64 = route.devices.iter().map(waiting).sum();
+        let waiting: u64 = route.devices.get().iter().map(waiting).sum();
         let (redelivered, connects) = (route.redelivered.get(), route.connects.get());
         out.push_str(&format!(
             "route {}: {waiting} undelivered, {redelivered} redelivered, {connects} connects\n",
@@ -26,7 +26,7 @@ pub fn render(metrics: &Metrics, elapsed: Duration) -> String {
         ));
         // The first route's account is the table above.
         if index > 0 {
-            out.push_str(&table(&route.devices));
+            out.push_str(&table(&route.devices.get()));
         }
     }
     out

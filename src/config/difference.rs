@@ -3,6 +3,7 @@
 //! What was only written differently (another order of keys, a profile in place of the same points) is no difference.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -15,7 +16,9 @@ use crate::mapping::device::{Device, Every};
 use crate::northbound::http::config::HttpConfig;
 use crate::northbound::mqtt::config::MqttConfig;
 
-/// What is different. Parts that are the same are not in it.
+mod text;
+
+/// What is different, one line a part where it's displayed. Parts that are the same are not in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
     /// Keys of the site itself.
@@ -119,6 +122,12 @@ impl Difference {
             "devices": devices.collect::<Vec<_>>(),
             "routes": parts(&self.routes),
         })
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&text::as_text(self))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +15,7 @@ use self::modbus::rehearse::{self, Rehearsed};
 use self::modbus::transport::Opener;
 use self::modbus::{ModbusDriver, ModbusPlan};
 use self::opcua::{Identity, OpcuaDriver, OpcuaPlan};
+use self::session::Ended;
 use crate::mapping::batch::{Batch, DeviceState, Event};
 use crate::mapping::device::{Device, DevicePlan, Read};
 use crate::metrics::{ConnectionMetrics, DeviceMetrics};
@@ -61,6 +62,32 @@ pub trait Driver {
 
     /// Closes the link.
     fn disconnect(&mut self);
+
+    /// Goes on with another plan of the same connection, if it can: with the same link, and without a missed poll of devices that have
+    /// stayed as they were.
+    fn replan(&mut self, _: &Running) -> Replan {
+        Replan::Anew
+    }
+}
+
+/// What became of a plan that a driver was to go on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replan {
+    /// It goes on with it.
+    Done,
+    /// Something is under way. Until the driver is asked again it gives out nothing new.
+    Later,
+    /// It can't: another driver, with a link of its own, is to run it.
+    Anew,
+}
+
+/// What a connection runs at present. A reload replaces it.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// What counts its devices, in the plan's order.
+    pub metrics: Vec<Arc<DeviceMetrics>>,
 }
 
 /// What one connection runs: the closed set of drivers. Pure data.
@@ -125,27 +152,35 @@ impl Plan {
         let opener = Opener::with_rs485(plan.config.rs485);
         Some(rehearse::rehearse(plan.clone(), opener, deadline).await)
     }
+}
 
-    /// The connection's life; see [`session::run`]. `metrics` are the devices', in the plan's order.
-    pub async fn run(
-        self,
-        metrics: Vec<Arc<DeviceMetrics>>,
-        connection: Arc<ConnectionMetrics>,
-        events: mpsc::Sender<Event>,
-        stop: CancellationToken,
-        kept: Kept,
-    ) {
-        match self {
-            Self::Modbus(plan) => {
+/// The connection's life; see [`session::run`]. A plan that a driver can't go on with gets another driver.
+pub async fn run(
+    mut running: watch::Receiver<Running>,
+    connection: Arc<ConnectionMetrics>,
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+    kept: Kept,
+) {
+    loop {
+        let Running { plan, metrics } = running.borrow_and_update().clone();
+        let (events, stop, connection) = (events.clone(), stop.clone(), connection.clone());
+        // Boxed: each takes what it needs, not what the largest one does.
+        let ended = match (*plan).clone() {
+            Plan::Modbus(plan) => {
                 let driver = ModbusDriver::new(&connection.name, plan, metrics, connection.clone())
-                    .with_bans(kept.bans);
-                session::run(driver, events, stop, connection).await;
+                    .with_bans(kept.bans.clone());
+                Box::pin(session::follow(driver, events, stop, connection, Some(&mut running))).await
             }
-            Self::Opcua(plan) => {
+            Plan::Opcua(plan) => {
                 let identity = Identity::of_this_machine(kept.state.as_deref());
                 let driver = OpcuaDriver::new(&connection.name, plan, metrics, identity);
-                session::run(driver, events, stop, connection).await;
+                Box::pin(session::follow(driver, events, stop, connection, Some(&mut running))).await
             }
+        };
+        match ended {
+            Ended::Over => return,
+            Ended::Replaced => {}
         }
     }
 }

@@ -230,6 +230,34 @@ impl Schedule {
         }
     }
 
+    /// Goes on where another schedule of the same line was: an entry that was there too (`same` gives its index) keeps its phase, and each
+    /// unit its health. What `old` had given out and not seen done is due now.
+    pub fn take_over(&mut self, old: &Self, same: impl Fn(usize) -> Option<usize>, now: Instant) {
+        self.probes_from = old.probes_from;
+        for ix in 0..self.slots.len() {
+            let Some(was) = same(ix).and_then(|was| old.slots.get(was)) else { continue };
+            let slot = &mut self.slots[ix];
+            (slot.tick, slot.finished) = (was.tick, was.finished);
+            slot.due = if was.kept == Kept::Nowhere && !was.finished { now } else { was.due };
+            self.unkeep(ix);
+            self.enqueue(ix);
+        }
+        for unit in 0..self.units.len() {
+            let id = self.units[unit].slots.first().map(|ix| self.slots[*ix].entry.unit);
+            let is_same = |was: &&Unit| was.slots.first().map(|ix| old.slots[*ix].entry.unit) == id;
+            let Some(was) = old.units.iter().find(is_same) else { continue };
+            self.units[unit].keep_health(was);
+            if was.sick {
+                let probe = was.slots.iter().find_map(|ix| match old.slots[*ix].kept {
+                    Kept::Waiting(at) => Some(at),
+                    Kept::Ready(_) | Kept::Nowhere => None,
+                });
+                self.suspend(unit);
+                self.probe_at(unit, probe.unwrap_or(now));
+            }
+        }
+    }
+
     /// The entries, in the order that indices refer to.
     pub fn entry(&self, entry: usize) -> Entry {
         self.slots[entry].entry
@@ -435,6 +463,26 @@ impl Unit {
             held_until: None,
             shortest: LONGEST_PROBE_REST,
         }
+    }
+
+    /// All but what its reads are.
+    fn keep_health(&mut self, was: &Self) {
+        let Self { failures, sick, answers, failed_probes, well_since, relapses, busy, held_until, .. } =
+            *was;
+        let (slots, probe, shortest) = (std::mem::take(&mut self.slots), self.probe, self.shortest);
+        *self = Self {
+            slots,
+            probe,
+            shortest,
+            failures,
+            sick,
+            answers,
+            failed_probes,
+            well_since,
+            relapses,
+            busy,
+            held_until,
+        };
     }
 }
 

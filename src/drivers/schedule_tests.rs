@@ -281,3 +281,46 @@ proptest! {
         prop_assert!(share <= bound, "{share} > {bound}");
     }
 }
+
+proptest! {
+    /// Whatever comes and goes beside it, an entry that stays is run when it would have been.
+    #[test]
+    fn what_stays_keeps_its_phase_when_others_come_and_go(
+        intervals in prop::collection::vec(5u64..400, 1..8),
+        stays in prop::collection::vec(any::<bool>(), 8),
+        added in prop::collection::vec(5u64..400, 0..4),
+        at in 0u64..3000,
+        is_sick in any::<bool>(),
+    ) {
+        let start = Instant::now();
+        let of = |unit: usize, every| entry(unit as u8, every, 1000);
+        let old: Vec<_> = intervals.iter().enumerate().map(|(unit, every)| of(unit, *every)).collect();
+        let kept: Vec<usize> = (0..old.len()).filter(|unit| stays[*unit]).collect();
+        // Nothing takes time, so that nobody is in anybody's way; unit 0 may be away.
+        let take = |entry: Entry, _| if is_sick && entry.unit == 0 { failed(0) } else { answered(0) };
+        let mut alone = Schedule::new(old.clone(), 7, start);
+        let runs_of = |runs: Vec<(Duration, usize, u64)>| {
+            runs.into_iter().map(|(at, entry, missed)| {
+                prop_assert_eq!(missed, 0);
+                Ok((at, entry))
+            }).collect::<Result<Vec<_>, _>>()
+        };
+        let expected = runs_of(simulate(&mut alone, start, ms(6000), take))?;
+
+        let mut before = Schedule::new(old.clone(), 7, start);
+        let mut seen = runs_of(simulate(&mut before, start, ms(at), take))?;
+        let new = added.iter().enumerate().map(|(i, every)| of(100 + i, *every));
+        let mut after = Schedule::new(kept.iter().map(|unit| old[*unit]).chain(new), 7, start + ms(at));
+        after.take_over(&before, |entry| kept.get(entry).copied(), start + ms(at));
+        let rest = simulate(&mut after, start + ms(at), ms(6000 - at), take);
+        seen.extend(
+            runs_of(rest)?.into_iter().filter_map(|(when, entry)| Some((when + ms(at), *kept.get(entry)?))),
+        );
+        for unit in kept {
+            let of_unit = |runs: &[(Duration, usize)]| -> Vec<Duration> {
+                runs.iter().filter(|run| run.1 == unit).map(|run| run.0).collect()
+            };
+            prop_assert_eq!(of_unit(&seen), of_unit(&expected), "unit {}", unit);
+        }
+    }
+}

@@ -6,6 +6,7 @@
 //!   that no old value passes for a fresh one.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::ControlFlow;
@@ -15,12 +16,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
-use super::{Driver, LinkLost};
+use super::{Driver, LinkLost, Replan, Running};
 use crate::mapping::batch::{Batch, DeviceState, Event};
 use crate::mapping::device::DevicePlan;
 use crate::metrics::ConnectionMetrics;
@@ -31,30 +32,46 @@ use crate::model::value::Cause;
 pub const STOP_WITHIN: Duration = Duration::from_millis(800);
 
 /// Runs a connection until `stop`, or until the receiver of `events` is gone.
-pub async fn run<D: Driver>(
+pub fn run<D: Driver>(
     driver: D,
     events: mpsc::Sender<Event>,
     stop: CancellationToken,
     metrics: Arc<ConnectionMetrics>,
-) {
+) -> impl Future<Output = Ended> {
+    follow(driver, events, stop, metrics, None)
+}
+
+/// The same, going on with what is in `running` when that is replaced, or until it's something that this driver can't run.
+pub async fn follow<D: Driver>(
+    driver: D,
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+    metrics: Arc<ConnectionMetrics>,
+    running: Option<&mut watch::Receiver<Running>>,
+) -> Ended {
     let known = vec![None; driver.devices().len()];
     let backoff = Backoff::up_to(driver.longest_wait());
-    let mut session = Session { driver, events, metrics, known, backoff, reported: None };
+    let mut session =
+        Session { driver, events, metrics, known, backoff, reported: None, running, replanning: false };
     let stopped = async {
         stop.cancelled().await;
         sleep(STOP_WITHIN).await;
     };
-    let panic = tokio::select! {
-        lived = caught(session.live(&stop)) => lived.err(),
-        () = stopped => None,
+    let lived = tokio::select! {
+        lived = caught(session.live(&stop)) => lived,
+        () = stopped => Ok(ControlFlow::Break(Ended::Over)),
     };
     session.driver.disconnect();
     session.metrics.up.set(0);
     session.metrics.work.end();
-    if let Some(panic) = panic {
-        // Until somebody restarts this task, no old value may pass for a fresh one.
-        let _ = session.all_offline().await;
-        resume_unwind(panic);
+    match lived {
+        Ok(ControlFlow::Break(ended)) => ended,
+        Ok(ControlFlow::Continue(never)) => match never {},
+        Err(panic) => {
+            // Until somebody restarts this task, no old value may pass for a fresh one.
+            let _ = session.all_offline().await;
+            resume_unwind(panic);
+        }
     }
 }
 
@@ -68,7 +85,28 @@ async fn caught<T>(work: impl Future<Output = T>) -> Result<T, Box<dyn Any + Sen
     .await
 }
 
-struct Session<D> {
+/// Returns when there is something else to run.
+async fn changed(running: &mut Option<&mut watch::Receiver<Running>>) {
+    // Nobody is left who could replace it.
+    let never = match running {
+        Some(running) => running.changed().await.is_err(),
+        None => true,
+    };
+    if never {
+        std::future::pending().await
+    }
+}
+
+/// Why a session has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was stopped, or nobody listens.
+    Over,
+    /// Another driver is to run what is to run now.
+    Replaced,
+}
+
+struct Session<'r, D> {
     driver: D,
     events: mpsc::Sender<Event>,
     metrics: Arc<ConnectionMetrics>,
@@ -78,18 +116,24 @@ struct Session<D> {
     /// Why the link is down, as logged last; `None` while it's up. Once it was down, only an answer makes it up: a far
     /// side that accepts and says nothing would fill the log.
     reported: Option<String>,
+    /// What it's to run.
+    running: Option<&'r mut watch::Receiver<Running>>,
+    /// The driver has not gone over to it yet.
+    replanning: bool,
 }
 
-/// The session is over: stopped, or nobody listens.
-struct Over;
-
-impl<D: Driver> Session<D> {
-    async fn live(&mut self, stop: &CancellationToken) -> ControlFlow<Over> {
+impl<D: Driver> Session<'_, D> {
+    async fn live(&mut self, stop: &CancellationToken) -> ControlFlow<Ended, Infallible> {
         loop {
+            self.replan()?;
             self.metrics.work.begin(Instant::now());
             let lost = tokio::select! {
                 biased;
-                () = stop.cancelled() => return ControlFlow::Break(Over),
+                () = stop.cancelled() => return ControlFlow::Break(Ended::Over),
+                () = changed(&mut self.running) => {
+                    self.replanning = true;
+                    continue;
+                }
                 connected = self.driver.connect() => connected.err(),
             };
             let lost = match lost {
@@ -103,23 +147,52 @@ impl<D: Driver> Session<D> {
             self.metrics.work.end();
             let wait = self.backoff.next(RandomState::new().build_hasher().finish());
             tokio::select! {
-                () = stop.cancelled() => return ControlFlow::Break(Over),
+                () = stop.cancelled() => return ControlFlow::Break(Ended::Over),
+                () = changed(&mut self.running) => self.replanning = true,
                 () = sleep(wait) => {}
             }
         }
     }
 
-    async fn read_until_lost(&mut self, stop: &CancellationToken) -> ControlFlow<Over, LinkLost> {
+    /// The driver goes over to what is to run now, if that has changed and it has nothing under way.
+    fn replan(&mut self) -> ControlFlow<Ended> {
+        let (true, Some(running)) = (self.replanning, &mut self.running) else {
+            return ControlFlow::Continue(());
+        };
+        let running = running.borrow_and_update().clone();
+        let before = self.driver.devices().to_vec();
+        match self.driver.replan(&running) {
+            Replan::Later => return ControlFlow::Continue(()),
+            Replan::Anew => return ControlFlow::Break(Ended::Replaced),
+            Replan::Done => {}
+        }
+        self.replanning = false;
+        // Who has another map is as present as before; who has another unit id is somebody else.
+        let same = |was: &DevicePlan, is: &DevicePlan| {
+            (&was.device.name, was.device.unit) == (&is.device.name, is.device.unit)
+        };
+        let known = |is: &Arc<DevicePlan>| before.iter().position(|was| same(was, is));
+        let kept = |is| known(is).and_then(|index| self.known[index]);
+        self.known = self.driver.devices().iter().map(kept).collect();
+        ControlFlow::Continue(())
+    }
+
+    async fn read_until_lost(&mut self, stop: &CancellationToken) -> ControlFlow<Ended, LinkLost> {
         loop {
             if stop.is_cancelled() {
-                return ControlFlow::Break(Over);
+                return ControlFlow::Break(Ended::Over);
             }
+            self.replan()?;
             self.metrics.work.end();
             // What is due at once needs no place in the queue of those who wait for a stop.
             let due = tokio::select! {
                 biased;
                 due = self.driver.due() => due,
-                () = stop.cancelled() => return ControlFlow::Break(Over),
+                () = stop.cancelled() => return ControlFlow::Break(Ended::Over),
+                () = changed(&mut self.running) => {
+                    self.replanning = true;
+                    continue;
+                }
             };
             self.metrics.work.begin(Instant::now());
             match self.driver.read(due).await {
@@ -131,7 +204,7 @@ impl<D: Driver> Session<D> {
 
     /// Tells a read's batch between the states that it changed: a device is online before its first values, and goes
     /// after its last ones.
-    async fn tell(&mut self, batch: Option<Batch>) -> ControlFlow<Over> {
+    async fn tell(&mut self, batch: Option<Batch>) -> ControlFlow<Ended> {
         let mut gone = None;
         let mut also_gone = Vec::new();
         while let Some((device, state)) = self.driver.state_change() {
@@ -168,7 +241,7 @@ impl<D: Driver> Session<D> {
         }
     }
 
-    async fn link_down(&mut self, lost: &LinkLost) -> ControlFlow<Over> {
+    async fn link_down(&mut self, lost: &LinkLost) -> ControlFlow<Ended> {
         self.driver.disconnect();
         self.metrics.up.set(0);
         if self.reported.as_ref() != Some(&lost.0) {
@@ -178,7 +251,7 @@ impl<D: Driver> Session<D> {
         self.all_offline().await
     }
 
-    async fn all_offline(&mut self) -> ControlFlow<Over> {
+    async fn all_offline(&mut self) -> ControlFlow<Ended> {
         for device in 0..self.known.len() {
             if self.state(device, DeviceState::Offline(Cause::Offline)).await? {
                 self.blank(device, Cause::Offline, None).await?;
@@ -188,7 +261,7 @@ impl<D: Driver> Session<D> {
     }
 
     /// Tells a state if it's news. One reason for being offline after another is none.
-    async fn state(&mut self, device: usize, state: DeviceState) -> ControlFlow<Over, bool> {
+    async fn state(&mut self, device: usize, state: DeviceState) -> ControlFlow<Ended, bool> {
         let is_same = |known: DeviceState| (known == DeviceState::Online) == (state == DeviceState::Online);
         if self.known[device].is_some_and(is_same) {
             return ControlFlow::Continue(false);
@@ -212,7 +285,7 @@ impl<D: Driver> Session<D> {
         device: usize,
         cause: Cause,
         told: Option<&(Arc<DevicePlan>, usize)>,
-    ) -> ControlFlow<Over> {
+    ) -> ControlFlow<Ended> {
         let plan = self.driver.devices()[device].clone();
         for read in 0..plan.reads.len() {
             if told.is_some_and(|(other, told)| Arc::ptr_eq(other, &plan) && *told == read) {
@@ -234,10 +307,10 @@ impl<D: Driver> Session<D> {
         ControlFlow::Continue(())
     }
 
-    async fn send(&mut self, event: Event) -> ControlFlow<Over> {
+    async fn send(&mut self, event: Event) -> ControlFlow<Ended> {
         match self.events.send(event).await {
             Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(Over),
+            Err(_) => ControlFlow::Break(Ended::Over),
         }
     }
 }

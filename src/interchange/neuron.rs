@@ -295,6 +295,16 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn a_station_that_can_only_be_written_is_left_out_and_named() {
+        let text =
+            "group,name,address,attribute,type\ng,power,1!40003,Read,FLOAT\ng,lamp,2!00007,Write,BIT\n";
+        let imported = import(text.as_bytes(), "tags", "tags.csv").unwrap();
+        assert!(imported.yaml.contains("power") && !imported.yaml.contains("lamp"), "{}", imported.yaml);
+        assert!(imported.notes.iter().any(|note| note.message.contains("can only be written")));
+        assert_eq!((imported.points, imported.left_out), (1, 1));
+    }
+
+    #[test]
     fn one_station_becomes_a_profile() {
         let text = "group,name,address,attribute,type,description,decimal,precision,bias\n\
             g1,Voltage,1!300001,Read,UINT16,Phase 1,0.1,,\n\

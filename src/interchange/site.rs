@@ -12,6 +12,7 @@ use super::yaml::{self, Shared, Written, scalar};
 use crate::config::{LoadOptions, load_text};
 use crate::document::duration::show_duration;
 use crate::document::scalar::shortened;
+use crate::mapping::written::Access;
 use crate::model::diagnostic::Severity;
 
 /// Most devices of an import.
@@ -102,7 +103,7 @@ impl SiteDraft {
         }
         let mut text = String::new();
         for pass in 0..MAX_PASSES {
-            self.devices.retain(|device| !device.drafts.is_empty());
+            self.devices.retain(|device| has_something_to_read(device, &mut notes));
             let used =
                 |connection: &Connection| self.devices.iter().any(|device| device.via == connection.name);
             self.connections.retain(used);
@@ -127,7 +128,8 @@ impl SiteDraft {
         let refused = checked::refused(written, errors.iter().copied());
         if refused.is_empty() || is_last {
             for finding in findings {
-                notes.push(Note::warning(None, format!("check says of the site: {}", finding.message)));
+                let note = if finding.severity == Severity::Error { Note::error } else { Note::warning };
+                notes.push(note(None, format!("check says of the site: {}", finding.message)));
             }
             return 0;
         }
@@ -167,6 +169,21 @@ impl SiteDraft {
         text.push_str("publish:\n  cloud: {mqtt: mqtt://localhost:1883}   # the way north is not carried over: name your broker\n");
         Written { text, lines }
     }
+}
+
+/// What can only be written makes no device. It's said.
+fn has_something_to_read(device: &Device, notes: &mut Notes) -> bool {
+    let reads = device.drafts.iter().any(|draft| draft.access != Access::Write);
+    if !reads {
+        for draft in &device.drafts {
+            let name = &device.name;
+            notes.push(Note::error(
+                draft.line,
+                format!("'{name}' has points that can only be written, and nothing to read"),
+            ));
+        }
+    }
+    reads
 }
 
 /// One interval, or one per rate.

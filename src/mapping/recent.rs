@@ -46,6 +46,11 @@ pub struct Seen {
 }
 
 impl Recents {
+    /// Forgets the devices that are not to be kept.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|device, _| keep(device));
+    }
+
     /// Keeps what a batch has, in place of what was there.
     pub fn note(&self, mut batch: Batch) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

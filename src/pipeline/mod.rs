@@ -3,7 +3,7 @@
 //! One task owns what is remembered of every device: its sequence number, the last published values (for
 //! deadbands), its state. It outlives a driver's restart, so sequence numbers have no holes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::mapping::compiled::PointIx;
 use crate::mapping::device::DevicePlan;
 use crate::mapping::recent::Recents;
 use crate::mapping::transform::{Sample, evaluate};
-use crate::metrics::DeviceMetrics;
+use crate::metrics::{DeviceMetrics, RouteMetrics};
 use crate::model::clock;
 use crate::model::message::{Kind, Message, Sampled};
 use passes::{Pass, Passes};
@@ -48,16 +48,34 @@ pub struct RouteInput {
     pub passes: Passes,
     /// To the route's forwarder, which never waits for its broker before it receives.
     pub messages: mpsc::Sender<Message>,
-    /// What counts each device's messages on this route; a device without an entry counts them itself.
-    pub accounts: HashMap<Arc<str>, Arc<DeviceMetrics>>,
+    /// Where the status of the site itself goes.
+    pub site_topic: Arc<str>,
+    /// What counts each device's messages on this route; a device that it does not have counts them itself.
+    pub metrics: Arc<RouteMetrics>,
 }
 
-/// Maps and encodes everything that arrives, until all senders are gone.
+impl RouteInput {
+    fn account(&self, plan: &DevicePlan) -> Arc<DeviceMetrics> {
+        self.metrics.device(&plan.device.name).unwrap_or_else(|| plan.metrics.clone())
+    }
+}
+
+/// What a reload changes for the pipeline.
+#[derive(Debug)]
+pub struct Reloaded {
+    /// The names of the devices that there are now.
+    pub devices: HashSet<Arc<str>>,
+    /// What each route carries now, in their order.
+    pub passes: Vec<Passes>,
+}
+
+/// Maps and encodes everything that arrives, until all senders of events are gone.
 /// What was read last is kept in `recents`.
 pub async fn run(
     identity: Identity,
     routes: Vec<RouteInput>,
     mut events: mpsc::Receiver<Event>,
+    mut reloads: mpsc::Receiver<Reloaded>,
     recents: Arc<Recents>,
 ) {
     let mut pipeline = Pipeline::new(identity, routes);
@@ -73,6 +91,10 @@ pub async fn run(
                 Some(Event::State { plan, state }) => pipeline.state(plan, state).await,
                 None => return pipeline.last_statuses().await,
             },
+            Some(reloaded) = reloads.recv() => {
+                recents.retain(|device| reloaded.devices.contains(device));
+                pipeline.reload(reloaded).await;
+            }
             _ = status.tick() => pipeline.refresh_statuses().await,
         }
     }
@@ -224,6 +246,29 @@ impl Pipeline {
         }
     }
 
+    /// Devices that are gone are offline, and keep their sequence numbers, should they come back.
+    async fn reload(&mut self, reloaded: Reloaded) {
+        let Self { identity, routes, devices, .. } = self;
+        for (name, device) in devices.iter_mut().filter(|(name, _)| !reloaded.devices.contains(*name)) {
+            tracing::info!(device = %name, "device removed");
+            device.state = None;
+            tell(identity, routes, device).await;
+        }
+        for (route, passes) in routes.iter_mut().zip(reloaded.passes) {
+            route.passes = passes;
+            let count = reloaded.devices.len();
+            let payload = status::site(&identity.site, Some((identity.epoch, count)));
+            let topic = route.site_topic.clone();
+            let message = Message { topic, payload: payload.into(), retain: true, kind: Kind::Status };
+            let _ = route.messages.send(message).await;
+        }
+        for (name, device) in devices {
+            for (route, way) in routes.iter().zip(&mut device.ways) {
+                way.pass = route.passes.of(name);
+            }
+        }
+    }
+
     /// Nobody reads the devices any more.
     async fn last_statuses(&mut self) {
         for device in self.devices.values_mut() {
@@ -260,6 +305,13 @@ fn remembered<'a>(
     if !Arc::ptr_eq(&device.plan, plan) {
         // Indices of another plan mean other points.
         device.reporting.forget_published();
+        if !Arc::ptr_eq(&device.plan.metrics, &plan.metrics) {
+            // It was gone, and is counted anew.
+            device.lost = 0;
+            for (route, way) in routes.iter().zip(&mut device.ways) {
+                way.account = route.account(plan);
+            }
+        }
         device.plan = plan.clone();
     }
     device
@@ -275,7 +327,7 @@ impl Device {
                 next_seq: 0,
                 status_topic: format!("{topic}/status").into(),
                 topic: topic.into(),
-                account: route.accounts.get(name).unwrap_or(&plan.metrics).clone(),
+                account: route.account(plan),
                 told: status::Counts::default(),
             }
         };

@@ -77,10 +77,12 @@ async fn through(events: Vec<Event>) -> Vec<Message> {
     let route = RouteInput {
         topic: "plant/{site}/{device}".into(),
         messages,
-        accounts: HashMap::new(),
+        site_topic: "status".into(),
+        metrics: Arc::default(),
         passes: Default::default(),
     };
-    run(Identity { site: "bakery".into(), epoch: 7 }, vec![route], from, Arc::default()).await;
+    run(Identity { site: "bakery".into(), epoch: 7 }, vec![route], from, mpsc::channel(1).1, Arc::default())
+        .await;
     let mut all = Vec::new();
     while let Some(message) = out.recv().await {
         all.push(message);
@@ -158,11 +160,17 @@ async fn after_a_loss_a_deadband_compares_with_nothing() {
     let route = RouteInput {
         topic: "{device}".into(),
         messages,
-        accounts: HashMap::new(),
+        site_topic: "status".into(),
+        metrics: Arc::default(),
         passes: Default::default(),
     };
-    let running =
-        tokio::spawn(run(Identity { site: "bakery".into(), epoch: 7 }, vec![route], from, Arc::default()));
+    let running = tokio::spawn(run(
+        Identity { site: "bakery".into(), epoch: 7 },
+        vec![route],
+        from,
+        mpsc::channel(1).1,
+        Arc::default(),
+    ));
     let mut seqs = Vec::new();
     for (reading, lost) in [(10, 0), (11, 1), (11, 0)] {
         plan.metrics.gap_accounted.add(lost);
@@ -173,4 +181,64 @@ async fn after_a_loss_a_deadband_compares_with_nothing() {
     drop(to);
     running.await.unwrap();
     assert_eq!(seqs, [Some(r#"0 {"level":10} null"#.into()), Some(r#"1 {"level":11} null"#.into()), None]);
+}
+
+#[tokio::test]
+async fn a_device_that_is_gone_is_offline_and_goes_on_counting_when_it_comes_back() {
+    let before = plan(None);
+    let metrics = Arc::new(DeviceMetrics::new(before.device.name.clone()));
+    let after = Arc::new(DevicePlan { device: before.device.clone(), reads: before.reads.clone(), metrics });
+    let (to, from) = mpsc::channel(100);
+    let (reload, reloads) = mpsc::channel(1);
+    let (messages, mut out) = mpsc::channel(100);
+    let route = RouteInput {
+        topic: "{device}".into(),
+        messages,
+        site_topic: "site".into(),
+        metrics: Arc::default(),
+        passes: Default::default(),
+    };
+    let identity = Identity { site: "bakery".into(), epoch: 7 };
+    let running = tokio::spawn(run(identity, vec![route], from, reloads, Arc::default()));
+    let name = before.device.name.clone();
+    let reloaded = |devices: &[&Arc<str>]| Reloaded {
+        devices: devices.iter().map(|name| Arc::clone(name)).collect(),
+        passes: vec![Default::default()],
+    };
+    to.send(Event::State { plan: before.clone(), state: DeviceState::Online }).await.unwrap();
+    to.send(batch(&before, Ok(10))).await.unwrap();
+    tokio::task::yield_now().await;
+    reload.send(reloaded(&[])).await.unwrap();
+    tokio::task::yield_now().await;
+    reload.send(reloaded(&[&name])).await.unwrap();
+    tokio::task::yield_now().await;
+    to.send(Event::State { plan: after.clone(), state: DeviceState::Online }).await.unwrap();
+    to.send(batch(&after, Ok(11))).await.unwrap();
+    drop((to, reload));
+    running.await.unwrap();
+    let mut told = Vec::new();
+    while let Some(message) = out.recv().await {
+        let json: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+        told.push(match &json["seq"] {
+            serde_json::Value::Null => format!("{} {}", message.topic, json["state"]),
+            seq => format!("{} {seq}", message.topic),
+        });
+    }
+    let status = |state: &str| format!("{name}/status \"{state}\"");
+    let value = |seq: u32| format!("{name} {seq}");
+    let site = || "site \"online\"".to_string();
+    assert_eq!(
+        told,
+        [
+            status("online"),
+            value(0),
+            status("offline"),
+            site(),
+            site(),
+            status("online"),
+            value(1),
+            status("offline")
+        ]
+    );
+    assert_eq!((before.metrics.sampled.get(), after.metrics.sampled.get()), (1, 1));
 }

@@ -21,14 +21,22 @@ use tokio::time::timeout;
 
 use super::apart::{Apart, apart};
 use super::explain::Explainer;
+use super::reload::Reloader;
 use crate::document::suggest::nearest;
+use crate::metrics::Current;
 
 /// The longest question in bytes; a longer one is cut, and then not understood.
 const LONGEST_QUESTION: u64 = 512;
 /// How long asking and answering may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a reload may take: it reads and plans the whole site.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
 /// How many questions are answered at once.
 const AT_ONCE: usize = 4;
+
+/// The question that has the gateway go over to what its site file says now. Behind it may be `--dry-run`, `--confirm SECONDS`,
+/// `--keep`, `--revert`.
+pub const RELOAD: &str = "reload";
 
 /// Names that a refusal lists at most.
 const MOST_NAMES: usize = 20;
@@ -72,11 +80,15 @@ impl Control {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Answers until it's dropped.
-    pub fn start(self, explainer: Arc<Explainer>) -> io::Result<Answering> {
+    /// Answers until it's dropped. Without a reloader it refuses to reload.
+    pub fn start(
+        self,
+        explainer: Arc<Current<Explainer>>,
+        reloader: Option<Reloader>,
+    ) -> io::Result<Answering> {
         let listener = self.listener.try_clone()?;
         let serving = apart("control", move || async move {
-            if let Err(error) = serve(listener, explainer).await {
+            if let Err(error) = serve(listener, explainer, reloader).await {
                 tracing::error!(%error, "the control socket has failed");
             }
         });
@@ -90,17 +102,21 @@ pub struct Answering {
     _control: Control,
 }
 
-async fn serve(listener: std::os::unix::net::UnixListener, explainer: Arc<Explainer>) -> io::Result<()> {
+async fn serve(
+    listener: std::os::unix::net::UnixListener,
+    explainer: Arc<Current<Explainer>>,
+    reloader: Option<Reloader>,
+) -> io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
     let mut answering = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept(), if answering.len() < AT_ONCE => match accepted {
                 Ok((stream, _)) => {
-                    let explainer = explainer.clone();
+                    let (explainer, reloader) = (explainer.get(), reloader.clone());
                     answering.spawn(async move {
                         let (read, write) = stream.into_split();
-                        timeout(PATIENCE, answer(read, write, &explainer)).await
+                        timeout(RELOAD_PATIENCE, answer(read, write, &explainer, reloader.as_ref())).await
                     });
                 }
                 // Out of descriptors, for instance: not at full speed.
@@ -121,12 +137,45 @@ pub(crate) async fn answer(
     read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
     explainer: &Explainer,
+    reloader: Option<&Reloader>,
 ) -> io::Result<()> {
     let mut question = String::new();
-    BufReader::new(read.take(LONGEST_QUESTION)).read_line(&mut question).await?;
-    let mut text = reply(question.trim_end(), explainer).to_string();
+    let mut read = BufReader::new(read.take(LONGEST_QUESTION));
+    timeout(PATIENCE, read.read_line(&mut question)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let question = question.trim_end();
+    let reply = match (question.strip_prefix(RELOAD), reloader) {
+        (Some(how), Some(reloader)) => reload(reloader, how.trim_start()).await,
+        (Some(_), None) => json!({"error": "this gateway has no site file to reload"}),
+        (None, _) => reply(question, explainer),
+    };
+    let mut text = reply.to_string();
     text.push('\n');
-    write.write_all(text.as_bytes()).await
+    timeout(PATIENCE, write.write_all(text.as_bytes())).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+async fn reload(reloader: &Reloader, how: &str) -> Value {
+    let done = match how.split_once(' ').unwrap_or((how, "")) {
+        ("", "") => reloader.reload().await.map(Some),
+        ("--dry-run", "") => reloader.try_out().await.map(Some),
+        ("--keep", "") => reloader.keep().await.map(|()| None),
+        ("--revert", "") => reloader.revert("somebody wants it so").await.map(Some),
+        ("--confirm", seconds) => match seconds.parse() {
+            Ok(seconds) => reloader.reload_on_trial(Duration::from_secs(seconds)).await.map(Some),
+            Err(_) => return not_understood(),
+        },
+        _ => return not_understood(),
+    };
+    match done {
+        Ok(Some(difference)) => {
+            json!({"difference": difference.as_json(), "text": difference.to_string()})
+        }
+        Ok(None) => json!({"done": true}),
+        Err(refused) => refused.as_json(),
+    }
+}
+
+fn not_understood() -> Value {
+    json!({"error": "the question is not understood; this is taktbus' control socket"})
 }
 
 fn reply(question: &str, explainer: &Explainer) -> Value {
@@ -134,7 +183,7 @@ fn reply(question: &str, explainer: &Explainer) -> Value {
         Some(("explain", name)) => Some(name),
         None if question == "explain" => None,
         None if question == "status" => return explainer.status(),
-        _ => return json!({"error": "the question is not understood; this is taktbus' control socket"}),
+        _ => return not_understood(),
     };
     explainer.explain(name).unwrap_or_else(|known| {
         let name = name.unwrap_or_default();
@@ -156,7 +205,8 @@ pub async fn ask(path: &Path, question: &str) -> io::Result<Value> {
         BufReader::new(stream).read_line(&mut text).await?;
         serde_json::from_str(&text).map_err(io::Error::other)
     };
-    timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    let patience = if question.starts_with(RELOAD) { RELOAD_PATIENCE } else { PATIENCE };
+    timeout(patience, asking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 #[cfg(test)]
@@ -165,10 +215,10 @@ mod tests {
     use crate::runtime::events::Events;
     use tokio::time::Instant;
 
-    fn explainer() -> Arc<Explainer> {
+    fn explainer() -> Arc<Current<Explainer>> {
         let (connections, metrics, recents) = (Vec::new(), Arc::default(), Arc::default());
         let (site, started, events) = ("bakery".into(), Instant::now(), Events::default());
-        Arc::new(Explainer { site, started, connections, metrics, recents, events })
+        Arc::new(Current::new(Explainer { site, started, connections, metrics, recents, events }))
     }
 
     #[tokio::test]
@@ -176,7 +226,7 @@ mod tests {
         // The longest question there is, of what JSON makes six letters of each.
         let question = [b"explain ".as_slice(), &[0; 600]].concat();
         let mut answered = Vec::new();
-        answer(&question[..], &mut answered, &explainer()).await.unwrap();
+        answer(&question[..], &mut answered, &explainer().get(), None).await.unwrap();
         assert!(answered.len() < 6 * 512 + 256, "{}", answered.len());
         assert_eq!(serde_json::from_slice::<Value>(&answered).unwrap()["unknown"], true);
     }
@@ -188,10 +238,11 @@ mod tests {
         let control = Control::bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(Control::bind(&path).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse));
-        let serving = control.start(explainer()).unwrap();
+        let serving = control.start(explainer(), None).unwrap();
         assert_eq!(ask(&path, "explain").await.unwrap()["site"], "bakery");
         assert_eq!(ask(&path, "status").await.unwrap()["ready"]["status"], "ok");
         assert!(ask(&path, "explain fan").await.unwrap()["error"].as_str().unwrap().contains("fan"));
+        assert!(ask(&path, RELOAD).await.unwrap()["error"].is_string());
         assert!(ask(&path, "shutdown").await.unwrap()["error"].is_string());
         drop(serving);
         assert!(!path.exists());

@@ -93,7 +93,7 @@ impl Explainer {
         let ix = PointIx(u32::try_from(ix).unwrap_or(u32::MAX));
         let mut told = self.explain_names(Some(name))?;
         let read = self.recents.with(name, |recent| {
-            let same = Arc::ptr_eq(&recent.plan.device.map, &device.map);
+            let same = recent.plan.device.map == device.map;
             same.then(|| steps::point(recent, &device.metrics, ix, Instant::now()))
         });
         let unread = || json!({"point": point, "bad": "nothing was read yet", "steps": [], "exchanges": []});
@@ -172,10 +172,10 @@ impl Explainer {
         });
         told["failures"] = failures.unwrap_or_default().into();
         let accounts = self.metrics.routes.iter().filter_map(|route| {
-            let account = route.devices.iter().find(|account| *account.name == *name)?;
+            let account = route.device(name)?;
             Some((route, account))
         });
-        told["routes"] = accounts.map(|(route, account)| delivery(&route.name, account)).collect();
+        told["routes"] = accounts.map(|(route, account)| delivery(&route.name, &account)).collect();
         told
     }
 }

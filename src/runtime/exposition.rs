@@ -351,7 +351,7 @@ fn route_number(explainer: &Explainer, to: &mut dyn Sink, number: fn(&RouteMetri
 }
 
 fn each_account(explainer: &Explainer, mut act: impl FnMut(&RouteMetrics, &Arc<DeviceMetrics>)) {
-    each_route(explainer, |route| route.devices.iter().for_each(|device| act(route, device)));
+    each_route(explainer, |route| route.devices.get().iter().for_each(|device| act(route, device)));
 }
 
 fn account_number(explainer: &Explainer, to: &mut dyn Sink, number: fn(&DeviceMetrics) -> u64) {
@@ -364,7 +364,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::metrics::{Current, Metrics};
     use crate::runtime::explain::tests::explainer;
 
     #[test]
@@ -385,7 +385,11 @@ mod tests {
         oven.refused_with(2);
         oven.refused_with(99);
         oven.total.record(Duration::from_millis(3));
-        let route = RouteMetrics { name: "cloud".into(), devices: vec![oven], ..RouteMetrics::default() };
+        let route = RouteMetrics {
+            name: "cloud".into(),
+            devices: Current::new(vec![oven]),
+            ..RouteMetrics::default()
+        };
         route.stored_bytes.set(4096);
         explainer.metrics = Arc::new(Metrics { routes: vec![Arc::new(route)], ..Metrics::default() });
         let text = render(&explainer);

@@ -2,14 +2,14 @@
 //!
 //! Stopping goes with the stream: first the sessions, then the pipeline, then the forwarders, which drain.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -19,22 +19,21 @@ use super::events::Events;
 use super::explain::{ExplainedConnection, ExplainedDevice, Explainer};
 use super::forecast::{Forecast, forecast};
 use super::notify::Notifier;
+use super::reload::{self, Load, Reload, Reloader, Reloads};
 use super::stores::{self, OpenStore};
 use super::supervisor::{keep, panic_text};
 use super::{health, http, state, telemetry};
-use crate::config::plan::{self as config, Protocol, Route, SinkConfig, Site, Trust};
-use crate::drivers::modbus::ModbusPlan;
-use crate::drivers::opcua::OpcuaPlan;
-use crate::drivers::{Kept, Plan};
+use crate::config::plan::{Route, SinkConfig, Site};
+use crate::drivers::{self, Kept, Plan, Running};
 use crate::mapping::batch::Event;
 use crate::mapping::device::{Every, Read};
-use crate::metrics::{ConnectionMetrics, DeviceMetrics, Metrics, RouteMetrics};
+use crate::mapping::recent::Recents;
+use crate::metrics::{ConnectionMetrics, Current, DeviceMetrics, Metrics, RouteMetrics};
 use crate::model::message::{Kind, Message};
 use crate::northbound::forwarder::{self, Durability, Settings, Summary};
 use crate::northbound::http::{HttpSink, STATUS as HTTP_STATUS};
 use crate::northbound::mqtt::{MqttSink, Will};
 use crate::pipeline::{self, Identity, RouteInput, status};
-use crate::store;
 
 /// Batches on their way to the pipeline. Full: sessions wait, and count the due times that they miss.
 const EVENTS: usize = 1024;
@@ -53,28 +52,32 @@ const STATE_STOP: Duration = Duration::from_millis(200);
 pub struct Gateway {
     identity: Identity,
     connections: Vec<Connection>,
-    routes: Vec<Route>,
-    store: store::Settings,
-    trust: Trust,
-    metrics: Arc<Metrics>,
+    /// All but its connections.
+    site: Site,
+    metrics: Arc<Current<Metrics>>,
     control: Option<PathBuf>,
-    listen: Option<SocketAddr>,
-    telemetry: Option<config::Telemetry>,
     state: Option<PathBuf>,
     events: Events,
     notifier: Option<Arc<Notifier>>,
+    reloader: Option<(Reloader, Reloads)>,
 }
 
 /// A connection, planned, with what counts it.
 pub struct Connection {
     /// What it runs.
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     /// Its own numbers.
     pub metrics: Arc<ConnectionMetrics>,
     devices: Vec<Arc<DeviceMetrics>>,
+    running: watch::Sender<Running>,
 }
 
 impl Connection {
+    fn new(plan: Arc<Plan>, metrics: Arc<ConnectionMetrics>, devices: Vec<Arc<DeviceMetrics>>) -> Self {
+        let (running, _) = watch::channel(Running { plan: plan.clone(), metrics: devices.clone() });
+        Self { plan, metrics, devices, running }
+    }
+
     /// The connection's life, until `stop`.
     pub fn session(
         &self,
@@ -82,8 +85,14 @@ impl Connection {
         stop: &CancellationToken,
         kept: &Kept,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let plan = self.plan.clone();
-        plan.run(self.devices.clone(), self.metrics.clone(), events.clone(), stop.clone(), kept.clone())
+        let running = self.running.subscribe();
+        drivers::run(running, self.metrics.clone(), events.clone(), stop.clone(), kept.clone())
+    }
+
+    /// Goes on with another plan.
+    fn reload(&mut self, plan: Arc<Plan>, devices: Vec<Arc<DeviceMetrics>>) {
+        self.running.send_replace(Running { plan: plan.clone(), metrics: devices.clone() });
+        (self.plan, self.devices) = (plan, devices);
     }
 }
 
@@ -99,51 +108,22 @@ pub struct Failed {
 
 impl Gateway {
     /// Plans the reads of all devices. Fails with one sentence per device that can't be planned.
-    pub fn new(site: Site) -> Result<Self, Vec<String>> {
-        let mut metrics = Metrics::default();
-        let (mut connections, mut errors) = (Vec::new(), Vec::new());
-        for config::Connection { name, protocol, devices } in site.connections {
-            let counted: Vec<_> =
-                devices.iter().map(|device| Arc::new(DeviceMetrics::new(device.name.clone()))).collect();
-            metrics.devices.extend(counted.iter().cloned());
-            let counts = Arc::new(ConnectionMetrics { name: name.into(), ..ConnectionMetrics::default() });
-            metrics.connections.push(counts.clone());
-            let plan = match protocol {
-                Protocol::Modbus(config) => ModbusPlan::compile(config, devices).map(Plan::Modbus),
-                Protocol::Opcua(config) => Ok(Plan::Opcua(OpcuaPlan::compile(config, devices))),
-            };
-            match plan {
-                Ok(plan) => connections.push(Connection { plan, metrics: counts, devices: counted }),
-                Err(found) => errors.extend(found.iter().map(ToString::to_string)),
-            }
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        for (index, route) in site.routes.iter().enumerate() {
-            let own = |device: &Arc<DeviceMetrics>| Arc::new(DeviceMetrics::new(device.name.clone()));
-            let devices = match index {
-                0 => metrics.devices.clone(),
-                _ => metrics.devices.iter().map(own).collect(),
-            };
-            let name = route.name.as_str().into();
-            metrics.routes.push(Arc::new(RouteMetrics { name, devices, ..RouteMetrics::default() }));
-        }
+    pub fn new(mut site: Site) -> Result<Self, Vec<String>> {
+        let connections = reload::plan(std::mem::take(&mut site.connections), &[])?;
+        let (metrics, counted) = counted(&connections, &site.routes, &Metrics::default());
+        let connection = |((_, plan), (metrics, devices))| Connection::new(plan, metrics, devices);
         // Known when it runs.
-        let identity = Identity { site: site.name.into(), epoch: 0 };
+        let identity = Identity { site: site.name.as_str().into(), epoch: 0 };
         Ok(Self {
             identity,
-            connections,
-            routes: site.routes,
-            store: site.store,
-            trust: site.clock,
-            listen: site.listen,
-            telemetry: site.telemetry,
-            metrics: Arc::new(metrics),
+            connections: connections.into_iter().zip(counted).map(connection).collect(),
+            site,
+            metrics: Arc::new(Current::new(metrics)),
             control: None,
             state: None,
             events: Events::default(),
             notifier: None,
+            reloader: None,
         })
     }
 
@@ -167,8 +147,16 @@ impl Gateway {
         Self { notifier: notifier.map(Arc::new), ..self }
     }
 
-    /// Where everything is counted.
-    pub fn metrics(&self) -> Arc<Metrics> {
+    /// Takes over what `load` makes of the site file, when the reloader is told to.
+    pub fn with_reloader(mut self, load: Load) -> (Self, Reloader) {
+        let plans = self.connections.iter().map(|one| (one.metrics.name.to_string(), one.plan.clone()));
+        let (reloader, reloads) = reload::reloader(load, self.site.clone(), plans.collect());
+        self.reloader = Some((reloader.clone(), reloads));
+        (self, reloader)
+    }
+
+    /// Where everything is counted; a reload replaces it.
+    pub fn metrics(&self) -> Arc<Current<Metrics>> {
         self.metrics.clone()
     }
 
@@ -181,57 +169,67 @@ impl Gateway {
     pub fn forecasts(&self) -> Vec<Forecast> {
         let forecast = |route| {
             let devices = self.connections.iter().flat_map(|connection| connection.plan.devices());
-            forecast(&self.identity.site, devices, route, &self.store)
+            forecast(&self.identity.site, devices, route, &self.site.store)
         };
-        self.routes.iter().map(forecast).collect()
+        self.site.routes.iter().map(forecast).collect()
     }
 
     /// Runs until `stop`, then drains and ends within 5 seconds.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Failed> {
-        let devices = self.metrics.devices.len();
-        tracing::info!(site = %self.identity.site, devices, connections = self.connections.len(), routes = self.routes.len(), "starting");
-        let explainer = Arc::new(self.explainer());
-        let recents = Arc::clone(&explainer.recents);
-        let _beat = AbortOnDropHandle::new(tokio::spawn(health::beat(self.metrics.clone())));
-        let _control = self.start_control(&explainer);
-        let _http = self.listen.map(|address| http::start(address, explainer.clone()));
-        let _telemetry = self.telemetry.take().map(|to| telemetry::start(to, explainer));
-        for (forecast, metrics) in self.forecasts().iter().zip(&self.metrics.routes) {
-            metrics.store_fits_seconds.set(forecast.fits.map_or(0, |fits| fits.as_secs()));
-        }
+        let metrics = self.metrics.get();
+        let devices = metrics.devices.len();
+        tracing::info!(site = %self.identity.site, devices, connections = self.connections.len(), routes = self.site.routes.len(), "starting");
+        let explainer = Arc::new(Current::new(self.explainer(Instant::now(), Arc::default())));
+        let recents = Arc::clone(&explainer.get().recents);
+        let _beat = AbortOnDropHandle::new(tokio::spawn(health::beat(metrics.beat.clone())));
+        let (reloader, mut reloads) = self.reloader.take().unzip();
+        reloader.iter().for_each(|reloader| reloader.runs(&explainer));
+        let _control = self.start_control(&explainer, reloader);
+        let _http = self.site.listen.map(|address| http::start(address, explainer.clone()));
+        let _telemetry = self.site.telemetry.take().map(|to| telemetry::start(to, explainer.clone()));
+        self.tell_forecasts();
         // The time of the start names a run: milliseconds, since two starts within a second happen. The stores know the last one,
         // should the clock have gone back since.
-        self.identity.epoch = clock::begin(self.state.as_deref(), self.trust).await;
-        let _clock = AbortOnDropHandle::new(tokio::spawn(clock::watch(self.state.clone(), self.trust)));
+        self.identity.epoch = clock::begin(self.state.as_deref(), self.site.clock).await;
+        let _clock = AbortOnDropHandle::new(tokio::spawn(clock::watch(self.state.clone(), self.site.clock)));
         let stores = self.open_stores().await?;
         let (mut forwarders, stop_forwarders, inputs) = self.start_forwarders(stores);
         let (bans, keeper) = state::keep(self.state.clone()).await;
         let kept = Kept { bans, state: self.state.clone() };
         let (events, received) = mpsc::channel(EVENTS);
-        let mut pipeline = tokio::spawn(pipeline::run(self.identity.clone(), inputs, received, recents));
-        let stop_sessions = stop.child_token();
-        let (notifier, metrics) = (self.notifier.clone(), self.metrics.clone());
-        let mut sessions = self.start_sessions(events, &stop_sessions, kept);
+        let (tell_pipeline, reloaded) = mpsc::channel(1);
+        let identity = self.identity.clone();
+        let mut pipeline = tokio::spawn(pipeline::run(identity, inputs, received, reloaded, recents));
+        let notifier = self.notifier.clone();
+        let mut sessions = Sessions::new(events, kept);
+        self.connections.iter().for_each(|connection| sessions.start(connection));
 
-        let told =
-            notifier.clone().map(|notifier| AbortOnDropHandle::new(tokio::spawn(notifier.run(metrics))));
+        let told = notifier
+            .clone()
+            .map(|notifier| AbortOnDropHandle::new(tokio::spawn(notifier.run(self.metrics.clone()))));
 
-        let failure = tokio::select! {
-            // First: a stop ends the sessions, and the pipeline with them.
-            biased;
-            () = stop.cancelled() => None,
-            ended = &mut pipeline => Some(failed("the pipeline", ended)),
-            Some(ended) = forwarders.join_next() => Some(failed("a forwarder", ended)),
+        let failure = loop {
+            tokio::select! {
+                // First: a stop ends the sessions, and the pipeline with them.
+                biased;
+                () = stop.cancelled() => break None,
+                ended = &mut pipeline => break Some(failed("the pipeline", ended)),
+                Some(ended) = forwarders.join_next() => break Some(failed("a forwarder", ended)),
+                Some(reload) = reload::next(&mut reloads) => {
+                    notifier.iter().for_each(|notifier| notifier.reloading());
+                    self.reload(&reload, &mut sessions, &tell_pipeline).await;
+                    let before = explainer.get();
+                    explainer.set(self.explainer(before.started, before.recents.clone()));
+                    self.tell_forecasts();
+                    notifier.iter().for_each(|notifier| notifier.ready());
+                    reload.done();
+                }
+            }
         };
         tracing::info!("stopping");
         drop(told);
         notifier.iter().for_each(|notifier| notifier.stopping());
-        stop_sessions.cancel();
-        let ended = async { while sessions.join_next().await.is_some() {} };
-        if timeout(SESSIONS_STOP, ended).await.is_err() {
-            tracing::warn!("a connection did not end in time and is cut off");
-            sessions.shutdown().await;
-        }
+        sessions.end().await;
         if failure.is_none() && timeout(PIPELINE_STOP, &mut pipeline).await.is_err() {
             tracing::warn!("the pipeline did not empty in time");
         }
@@ -266,15 +264,69 @@ impl Gateway {
     }
 
     /// The gateway works without its socket: it's for those who ask.
-    fn start_control(&self, explainer: &Arc<Explainer>) -> Option<Answering> {
+    fn start_control(
+        &self,
+        explainer: &Arc<Current<Explainer>>,
+        reloader: Option<Reloader>,
+    ) -> Option<Answering> {
         let path = self.control.as_ref()?;
         Control::bind(path)
-            .and_then(|control| control.start(Arc::clone(explainer)))
+            .and_then(|control| control.start(Arc::clone(explainer), reloader))
             .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "`taktbus explain` can't ask this gateway"))
             .ok()
     }
 
-    fn explainer(&self) -> Explainer {
+    fn tell_forecasts(&self) {
+        for (forecast, metrics) in self.forecasts().iter().zip(&self.metrics.get().routes) {
+            metrics.store_fits_seconds.set(forecast.fits.map_or(0, |fits| fits.as_secs()));
+        }
+    }
+
+    /// Goes over to another site: only connections of which something has changed hear of it.
+    async fn reload(
+        &mut self,
+        next: &Reload,
+        sessions: &mut Sessions,
+        tell_pipeline: &mpsc::Sender<pipeline::Reloaded>,
+    ) {
+        let (metrics, counted) = counted(&next.connections, &next.site.routes, &self.metrics.get());
+        let devices = metrics.devices.iter().map(|device| device.name.clone()).collect();
+        self.metrics.set(metrics);
+        let mut before: HashMap<Arc<str>, Connection> =
+            self.connections.drain(..).map(|one| (one.metrics.name.clone(), one)).collect();
+        for (name, _) in &next.connections {
+            if let Some(one) = before.remove(name.as_str()) {
+                self.connections.push(one);
+            }
+        }
+        for name in before.keys() {
+            sessions.stop(name).await;
+        }
+        let passes = next.site.routes.iter().map(|route| route.passes.clone()).collect();
+        // A pipeline that is gone has been noticed.
+        let _ = tell_pipeline.send(pipeline::Reloaded { devices, passes }).await;
+        let mut stayed = std::mem::take(&mut self.connections).into_iter().peekable();
+        for ((name, plan), (metrics, devices)) in next.connections.iter().zip(counted) {
+            let connection = match stayed.next_if(|one| *one.metrics.name == **name) {
+                Some(mut one) => {
+                    if !Arc::ptr_eq(&one.plan, plan) {
+                        one.reload(plan.clone(), devices);
+                    }
+                    one
+                }
+                None => {
+                    let connection = Connection::new(plan.clone(), metrics, devices);
+                    sessions.start(&connection);
+                    connection
+                }
+            };
+            self.connections.push(connection);
+        }
+        self.site = next.site.clone();
+        tracing::info!(changes = next.changes, "reloaded");
+    }
+
+    fn explainer(&self, started: Instant, recents: Arc<Recents>) -> Explainer {
         let connections = self.connections.iter().map(|connection| {
             let devices = connection.plan.devices().into_iter().zip(&connection.devices);
             ExplainedConnection {
@@ -294,39 +346,21 @@ impl Gateway {
         });
         Explainer {
             site: self.identity.site.clone(),
-            started: Instant::now(),
+            started,
             connections: connections.collect(),
-            metrics: self.metrics.clone(),
-            recents: Arc::default(),
+            metrics: self.metrics.get(),
+            recents,
             events: self.events.clone(),
         }
-    }
-
-    fn start_sessions(
-        self,
-        events: mpsc::Sender<Event>,
-        stop: &CancellationToken,
-        kept: Kept,
-    ) -> JoinSet<()> {
-        let mut sessions = JoinSet::new();
-        for connection in self.connections {
-            let (events, stop, kept) = (events.clone(), stop.clone(), kept.clone());
-            sessions.spawn(async move {
-                let Connection { metrics, .. } = &connection;
-                keep(&metrics.name, &metrics.restarts, &stop, || connection.session(&events, &stop, &kept))
-                    .await;
-            });
-        }
-        sessions
     }
 
     /// Opens each route's store. The epoch is behind all that are in there.
     async fn open_stores(&mut self) -> Result<Vec<Option<OpenStore>>, Failed> {
         let mut stores = Vec::new();
-        for (route, metrics) in self.routes.iter().zip(&self.metrics.routes) {
+        for (route, metrics) in self.site.routes.iter().zip(&self.metrics.get().routes) {
             let store = match &self.state {
                 Some(state) if route.durability != Durability::Off => {
-                    stores::open(state, &route.name, &self.store, metrics).await?
+                    stores::open(state, &route.name, &self.site.store, metrics).await?
                 }
                 _ => None,
             };
@@ -345,7 +379,7 @@ impl Gateway {
         let stop = CancellationToken::new();
         let mut forwarders = JoinSet::new();
         let mut inputs = Vec::new();
-        for ((route, metrics), store) in self.routes.iter().zip(&self.metrics.routes).zip(stores) {
+        for ((route, metrics), store) in self.site.routes.iter().zip(&self.metrics.get().routes).zip(stores) {
             let (messages, received) = mpsc::channel(MESSAGES);
             let site = &self.identity.site;
             let (topic, status_topic, backlog_bytes) = match &route.sink {
@@ -361,7 +395,8 @@ impl Gateway {
                 retain: true,
                 kind: Kind::Status,
             };
-            let birth = status(status::site(site, Some((self.identity.epoch, self.metrics.devices.len()))));
+            let birth =
+                status(status::site(site, Some((self.identity.epoch, self.metrics.get().devices.len()))));
             let offline = status(status::site(site, None));
             let settings = Settings {
                 site: site.clone(),
@@ -375,8 +410,7 @@ impl Gateway {
             // The channel is empty and has room. The forwarder repeats its statuses at every connect.
             let _ = messages.try_send(birth);
             let (metrics, over) = (metrics.clone(), stop.clone());
-            let accounts =
-                metrics.devices.iter().map(|device| (device.name.clone(), device.clone())).collect();
+            let (site_topic, counts) = (status_topic.clone(), metrics.clone());
             match &route.sink {
                 SinkConfig::Mqtt(config) => {
                     let will = Will { topic: status_topic, payload: offline.payload };
@@ -388,10 +422,101 @@ impl Gateway {
                     forwarders.spawn(forwarder::run(sink, received, store, settings, metrics, over));
                 }
             }
-            inputs.push(RouteInput { topic, passes: route.passes.clone(), messages, accounts });
+            let passes = route.passes.clone();
+            inputs.push(RouteInput { topic, passes, messages, site_topic, metrics: counts });
         }
         (forwarders, stop, inputs)
     }
+}
+
+/// The tasks of the connections.
+struct Sessions {
+    events: mpsc::Sender<Event>,
+    kept: Kept,
+    stop: CancellationToken,
+    tasks: HashMap<Arc<str>, (CancellationToken, AbortOnDropHandle<()>)>,
+}
+
+impl Sessions {
+    fn new(events: mpsc::Sender<Event>, kept: Kept) -> Self {
+        Self { events, kept, stop: CancellationToken::new(), tasks: HashMap::new() }
+    }
+
+    fn start(&mut self, connection: &Connection) {
+        let (events, stop, kept) = (self.events.clone(), self.stop.child_token(), self.kept.clone());
+        let (running, metrics) = (connection.running.subscribe(), connection.metrics.clone());
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            let life =
+                || drivers::run(running.clone(), metrics.clone(), events.clone(), stop.clone(), kept.clone());
+            keep(&metrics.name, &metrics.restarts, &stop, life).await;
+        });
+        self.tasks.insert(connection.metrics.name.clone(), (stopped, AbortOnDropHandle::new(task)));
+    }
+
+    /// Returns when a connection has let go of its link.
+    async fn stop(&mut self, name: &str) {
+        let Some((stop, task)) = self.tasks.remove(name) else { return };
+        stop.cancel();
+        cut_off(name, task, Instant::now() + SESSIONS_STOP).await;
+    }
+
+    /// Ends them all, and lets go of the pipeline.
+    async fn end(self) {
+        self.stop.cancel();
+        let until = Instant::now() + SESSIONS_STOP;
+        for (name, (_, task)) in self.tasks {
+            cut_off(&name, task, until).await;
+        }
+    }
+}
+
+/// A session's task ends by itself when it's stopped, or is ended.
+async fn cut_off(name: &str, task: AbortOnDropHandle<()>, until: Instant) {
+    if timeout_at(until, task).await.is_err() {
+        tracing::warn!(connection = name, "a connection did not end in time and is cut off");
+    }
+}
+
+/// The metrics of a site: those of parts that were there before go on. And those of each connection and its devices.
+fn counted(
+    connections: &[(String, Arc<Plan>)],
+    routes: &[Route],
+    before: &Metrics,
+) -> (Metrics, Vec<(Arc<ConnectionMetrics>, Vec<Arc<DeviceMetrics>>)>) {
+    let known: HashMap<&str, &Arc<DeviceMetrics>> =
+        before.devices.iter().map(|device| (&*device.name, device)).collect();
+    let device = |name: &Arc<str>| {
+        let new = || Arc::new(DeviceMetrics::new(name.clone()));
+        known.get(&**name).map_or_else(new, |known| Arc::clone(known))
+    };
+    let of_connection = |(name, plan): &(String, Arc<Plan>)| {
+        let known = before.connections.iter().find(|known| *known.name == **name).cloned();
+        let new = || Arc::new(ConnectionMetrics { name: name.as_str().into(), ..Default::default() });
+        let devices = plan.devices().iter().map(|(planned, _)| device(&planned.name)).collect();
+        (known.unwrap_or_else(new), devices)
+    };
+    let counted: Vec<(_, Vec<Arc<DeviceMetrics>>)> = connections.iter().map(of_connection).collect();
+    let devices: Vec<_> = counted.iter().flat_map(|(_, devices)| devices.iter().cloned()).collect();
+    let of_route = |(index, route): (usize, &Route)| {
+        let known = before.routes.iter().find(|known| *known.name == *route.name).cloned();
+        let new = || Arc::new(RouteMetrics { name: route.name.as_str().into(), ..Default::default() });
+        let route = known.unwrap_or_else(new);
+        let own = |device: &Arc<DeviceMetrics>| {
+            let new = || Arc::new(DeviceMetrics::new(device.name.clone()));
+            route.device(&device.name).unwrap_or_else(new)
+        };
+        let devices = if index == 0 { devices.clone() } else { devices.iter().map(own).collect() };
+        route.devices.set(devices);
+        route
+    };
+    let metrics = Metrics {
+        routes: routes.iter().enumerate().map(of_route).collect(),
+        connections: counted.iter().map(|(connection, _)| connection.clone()).collect(),
+        devices,
+        beat: before.beat.clone(),
+    };
+    (metrics, counted)
 }
 
 /// The shortest interval of a device's reads.

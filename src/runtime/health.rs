@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::explain::{ExplainedConnection, ExplainedDevice, Explainer};
-use crate::metrics::{Metrics, RouteMetrics};
+use crate::metrics::{Moment, RouteMetrics};
 
 /// How often the thread that polls and publishes shows that it's at work.
 const BEAT: Duration = Duration::from_secs(1);
@@ -39,9 +39,9 @@ impl Health {
 }
 
 /// Shows that the thread that runs this is at work. What polls and publishes runs there too.
-pub async fn beat(metrics: Arc<Metrics>) {
+pub async fn beat(seen: Arc<Moment>) {
     loop {
-        metrics.beat.set(Instant::now());
+        seen.set(Instant::now());
         sleep(BEAT).await;
     }
 }
@@ -108,7 +108,7 @@ fn stale_device(
 
 fn stale_route(route: &RouteMetrics, started: Instant, patience: Duration, now: Instant) -> Option<String> {
     let waiting = route.queued.get() + route.in_flight.get() + route.backlog.get() + route.stored.get();
-    let acked = route.devices.iter().filter_map(|device| device.acked_at.get()).max();
+    let acked = route.devices.get().iter().filter_map(|device| device.acked_at.get()).max();
     let silence = now.saturating_duration_since(acked.unwrap_or(started));
     (waiting > 0 && silence > patience).then(|| {
         format!("{}: messages wait, and none was acknowledged for {:.0} s", route.name, silence.as_secs_f64())
@@ -168,7 +168,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_thread_that_stands_still_is_not_live() {
         let explainer = explainer();
-        let beating = tokio::spawn(beat(explainer.metrics.clone()));
+        let beating = tokio::spawn(beat(explainer.metrics.beat.clone()));
         tokio::time::sleep(BEAT_LIMIT * 2).await;
         assert!(live(&explainer, Instant::now()).is_good);
         beating.abort();

@@ -27,6 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::apart::{Apart, apart};
 use super::explain::Explainer;
 use super::health::{self, Health};
+use crate::metrics::Current;
 
 /// Connections at once.
 const MOST_CONNECTIONS: usize = 64;
@@ -45,14 +46,14 @@ const RETRY: Duration = Duration::from_secs(5);
 const PATHS: &str = "/metrics, /health/live, /health/ready, /api/v1/status";
 
 /// Answers at this address, until it's dropped.
-pub fn start(address: SocketAddr, explainer: Arc<Explainer>) -> Apart {
+pub fn start(address: SocketAddr, explainer: Arc<Current<Explainer>>) -> Apart {
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "whoever reaches this address may read metrics and status");
     }
     apart("http", move || listen(address, explainer))
 }
 
-async fn listen(address: SocketAddr, explainer: Arc<Explainer>) {
+async fn listen(address: SocketAddr, explainer: Arc<Current<Explainer>>) {
     let mut told = false;
     let listener = loop {
         match TcpListener::bind(address).await {
@@ -72,7 +73,7 @@ async fn listen(address: SocketAddr, explainer: Arc<Explainer>) {
 }
 
 /// Answers for ever.
-async fn serve(listener: TcpListener, explainer: Arc<Explainer>) {
+async fn serve(listener: TcpListener, explainer: Arc<Current<Explainer>>) {
     let mut open: VecDeque<AbortOnDropHandle<()>> = VecDeque::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -88,9 +89,9 @@ async fn serve(listener: TcpListener, explainer: Arc<Explainer>) {
     }
 }
 
-async fn answer(stream: TcpStream, explainer: Arc<Explainer>) {
+async fn answer(stream: TcpStream, explainer: Arc<Current<Explainer>>) {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = response(request.method(), request.uri().path(), &explainer);
+        let response = response(request.method(), request.uri().path(), &explainer.get());
         async { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -151,7 +152,7 @@ mod tests {
     async fn served() -> (SocketAddr, AbortOnDropHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        (address, AbortOnDropHandle::new(tokio::spawn(serve(listener, Arc::new(explainer())))))
+        (address, AbortOnDropHandle::new(tokio::spawn(serve(listener, Arc::new(Current::new(explainer()))))))
     }
 
     async fn said(stream: &mut TcpStream, request: &str) -> String {
@@ -222,7 +223,7 @@ mod tests {
     async fn an_address_that_is_taken_is_had_when_it_is_free() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let _http = start(address, Arc::new(explainer()));
+        let _http = start(address, Arc::new(Current::new(explainer())));
         drop(taken);
         let answered = async {
             // Nobody listens at first.

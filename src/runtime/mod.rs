@@ -14,6 +14,7 @@ pub mod limits;
 pub mod notify;
 pub mod otlp;
 mod process;
+pub mod reload;
 pub mod state;
 mod steps;
 pub mod stores;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::metrics::Metrics;
+use crate::metrics::{Current, Metrics};
 
 /// How often a change is told, and the parts are looked at, at least.
 const EVERY: Duration = Duration::from_secs(5);
@@ -66,17 +66,30 @@ impl Notifier {
         }
     }
 
+    /// It takes over another configuration (sd_notify(3): the time lets systemd tell which reload it is).
+    pub fn reloading(&self) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+    }
+
+    /// It runs again.
+    pub fn ready(&self) {
+        self.tell("READY=1");
+    }
+
     /// It stops.
     pub fn stopping(&self) {
         self.tell("STOPPING=1\nSTATUS=stopping");
     }
 
     /// It runs; for as long as it does, tells how it is and feeds the watchdog.
-    pub async fn run(self: Arc<Self>, metrics: Arc<Metrics>) {
-        let mut told = status(&metrics);
+    pub async fn run(self: Arc<Self>, metrics: Arc<Current<Metrics>>) {
+        let mut told = status(&metrics.get());
         self.tell(&format!("READY=1\nSTATUS={told}"));
         let mut stuck: Option<String> = None;
         loop {
+            let metrics = metrics.get();
             let found = standing_still(&metrics, Instant::now());
             if found != stuck {
                 match &found {
@@ -192,7 +205,7 @@ mod tests {
     async fn the_watchdog_is_fed_while_every_part_comes_back() {
         let (manager, notifier) = manager(Some(Duration::from_secs(60)));
         let metrics = metrics();
-        let running = tokio::spawn(Arc::clone(&notifier).run(metrics.clone()));
+        let running = tokio::spawn(Arc::clone(&notifier).run(Arc::new(Current::new(metrics.clone()))));
         sleep(Duration::from_millis(1)).await;
         assert_eq!(heard(&manager), ["READY=1\nSTATUS=3 devices, 1 of 1 routes down", "WATCHDOG=1"]);
         assert_eq!(fed_in(&manager, 100).await, 20);
@@ -216,7 +229,9 @@ mod tests {
         let (manager, notifier) = manager(None);
         let metrics = metrics();
         metrics.routes[0].up.set(1);
-        let _running = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(notifier.run(metrics.clone())));
+        let _running = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(
+            notifier.run(Arc::new(Current::new(metrics.clone()))),
+        ));
         sleep(Duration::from_secs(30)).await;
         assert_eq!(heard(&manager), ["READY=1\nSTATUS=3 devices"]);
         metrics.devices[2].state.set(OFFLINE);

@@ -146,7 +146,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::metrics::{Metrics, RouteMetrics};
+    use crate::metrics::{Current, Metrics, RouteMetrics};
     use crate::runtime::explain::tests::explainer;
 
     fn metric<'a>(request: &'a Value, name: &str) -> &'a Value {
@@ -165,8 +165,11 @@ mod tests {
         for millis in [3, 3, 100_000] {
             oven.total.record(Duration::from_millis(millis));
         }
-        let route =
-            RouteMetrics { name: "a \"cloud\"".into(), devices: vec![oven], ..RouteMetrics::default() };
+        let route = RouteMetrics {
+            name: "a \"cloud\"".into(),
+            devices: Current::new(vec![oven]),
+            ..RouteMetrics::default()
+        };
         explainer.metrics = Arc::new(Metrics { routes: vec![Arc::new(route)], ..Metrics::default() });
         let text = request(&explainer, Times { start: 5, now: 1_795_348_800_123_000_000 });
         let request: Value = serde_json::from_str(&text).unwrap();

@@ -14,6 +14,7 @@ use super::apart::{Apart, apart};
 use super::explain::Explainer;
 use super::otlp::{self, Times};
 use crate::config::plan::Telemetry;
+use crate::metrics::Current;
 use crate::model::time::Stamp;
 use crate::northbound::http::Poster;
 
@@ -21,13 +22,13 @@ use crate::northbound::http::Poster;
 const CLOCK_SET: Duration = Duration::from_secs(2);
 
 /// Sends as it's told, until it's dropped.
-pub fn start(telemetry: Telemetry, explainer: Arc<Explainer>) -> Apart {
+pub fn start(telemetry: Telemetry, explainer: Arc<Current<Explainer>>) -> Apart {
     apart("otlp", move || send(telemetry, explainer))
 }
 
-async fn send(telemetry: Telemetry, explainer: Arc<Explainer>) {
+async fn send(telemetry: Telemetry, explainer: Arc<Current<Explainer>>) {
     let place = telemetry.http.place().to_owned();
-    let mut poster = Poster::new(telemetry.http, explainer.site.clone());
+    let mut poster = Poster::new(telemetry.http, explainer.get().site.clone());
     // The first when there is something to tell.
     let mut ticks = interval_at(Instant::now() + telemetry.every, telemetry.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -35,6 +36,7 @@ async fn send(telemetry: Telemetry, explainer: Arc<Explainer>) {
     let mut told: Option<String> = None;
     loop {
         ticks.tick().await;
+        let explainer = explainer.get();
         let at = times(begin, unix_nanos(), explainer.started.elapsed());
         begin = at.start;
         let sent = poster.post(Bytes::from(otlp::request(&explainer, at))).await;

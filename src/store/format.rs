@@ -251,7 +251,8 @@ impl Record {
                     1 => None,
                     _ => Some(Standing { boot: u64_of(&mut rest)?, ahead: rest.try_get_i64_le().ok()? }),
                 };
-                let [position, epoch, seq] = [position_of(&mut rest)?, u64_of(&mut rest)?, u64_of(&mut rest)?];
+                let [position, epoch, seq] =
+                    [position_of(&mut rest)?, u64_of(&mut rest)?, u64_of(&mut rest)?];
                 let at = rest.try_get_i64_le().ok()?;
                 let late = match rest.try_get_u8().ok()? {
                     0 => OnLate::Deliver,
@@ -397,7 +398,8 @@ mod tests {
     pub fn record() -> impl Strategy<Value = Record> {
         let late = prop_oneof![Just(OnLate::Deliver), Just(OnLate::Drop), Just(OnLate::Store)];
         let standing = (any::<u64>(), any::<i64>()).prop_map(|(boot, ahead)| Standing { boot, ahead });
-        let numbers = (0..MOST_POSITION, any::<u64>(), any::<u64>(), any::<i64>(), prop::option::of(standing));
+        let numbers =
+            (0..MOST_POSITION, any::<u64>(), any::<u64>(), any::<i64>(), prop::option::of(standing));
         let payload = prop::collection::vec(any::<u8>(), 0..300);
         let message = (numbers, late, text(), text(), payload).prop_map(
             |((position, epoch, seq, at, doubted), late, device, topic, payload)| {

@@ -15,7 +15,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::disk::{Disk, DiskFile};
-use super::format::{self, BLOCK, FRAME, HEADER, Header, MOST_BODY, MOST_POSITIONS, MOST_RANGES, NoHeader, Record};
+use super::format::{
+    self, BLOCK, FRAME, HEADER, Header, MOST_BODY, MOST_POSITIONS, MOST_RANGES, NoHeader, Record,
+};
 use super::ledger::Ledger;
 use super::segment::{Reader, header};
 use super::{Event, Op, Restamp, Settings, StoreError};

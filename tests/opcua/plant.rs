@@ -267,7 +267,7 @@ impl Watch {
         let loaded = config::load_text("site.yaml", &site, &LoadOptions::default());
         let site = loaded.site.unwrap_or_else(|| panic!("{:#?}", loaded.diagnostics));
         let gateway = Gateway::new(site).unwrap_or_else(|errors| panic!("{errors:?}"));
-        let metrics = gateway.metrics().devices[0].clone();
+        let metrics = gateway.metrics().get().devices[0].clone();
         let (sender, events) = mpsc::channel(64);
         let stop = CancellationToken::new();
         let kept = Kept { state: state.map(Path::to_path_buf), ..Kept::default() };

@@ -25,7 +25,7 @@ pub struct Session {
     pub events: mpsc::Receiver<Event>,
     pub metrics: Arc<ConnectionMetrics>,
     stop: CancellationToken,
-    task: tokio::task::JoinHandle<()>,
+    task: tokio::task::JoinHandle<session::Ended>,
 }
 
 /// Devices, one per unit, with holding register 5 read in an interval.

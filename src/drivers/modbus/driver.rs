@@ -25,15 +25,16 @@ use super::window::Window;
 use crate::drivers::bans::Bans;
 use crate::drivers::pace::Pace;
 use crate::drivers::schedule::{Entry, Next, Schedule};
-use crate::drivers::{Driver, LinkLost, backoff, seed_of};
+use crate::drivers::{Driver, LinkLost, Replan, Running, backoff, seed_of};
 use crate::mapping::batch::{Batch, DeviceState};
-use crate::mapping::device::DevicePlan;
+use crate::mapping::device::{Device, DevicePlan};
 use crate::metrics::{ConnectionMetrics, DeviceMetrics};
 use crate::model::time::Stamp;
 
 mod account;
 mod merging;
 mod pipelined;
+mod replan;
 
 pub(super) use self::merging::{Standing, names};
 
@@ -72,6 +73,8 @@ pub struct ModbusDriver<O: Open = Opener> {
     window: Option<Window<InFlight>>,
     /// A read that must have the link to itself: it waits until nothing is in flight.
     waiting: Option<DueEntry>,
+    /// Nothing new is asked for until what is in flight is answered: another plan waits.
+    is_held: bool,
 }
 
 impl ModbusDriver<Opener> {
@@ -98,19 +101,12 @@ impl<O: Open> ModbusDriver<O> {
     ) -> Self {
         let mut devices = Vec::with_capacity(plan.devices.len());
         let mut exchanges = Vec::with_capacity(plan.devices.len());
-        let mut entries = Vec::new();
-        for (ix, (planned, metrics)) in plan.devices.into_iter().zip(metrics).enumerate() {
+        for (planned, metrics) in plan.devices.into_iter().zip(metrics) {
             let PlannedDevice { device, reads, exchanges: of_device } = planned;
-            entries.extend(reads.iter().enumerate().map(|(read, plan)| Entry {
-                device: ix,
-                read,
-                unit: device.unit,
-                every: plan.every,
-                budget: device.budget.within,
-            }));
             devices.push(Arc::new(DevicePlan { device, reads, metrics }));
             exchanges.push(of_device);
         }
+        let schedule = Schedule::new(entries(&devices), seed_of(name), Instant::now());
         let window = (plan.config.max_in_flight > 1).then(|| Window::new(plan.config.max_in_flight));
         Self {
             config: plan.config,
@@ -122,7 +118,7 @@ impl<O: Open> ModbusDriver<O> {
             exchanges,
             layouts: Vec::new(),
             bans: Bans::default(),
-            schedule: Schedule::new(entries, seed_of(name), Instant::now()),
+            schedule,
             online: Box::new([None; 256]),
             changes: VecDeque::new(),
             metrics: connection,
@@ -134,6 +130,7 @@ impl<O: Open> ModbusDriver<O> {
             data: Vec::new(),
             window,
             waiting: None,
+            is_held: false,
         }
         .with_bans(Bans::default())
     }
@@ -373,6 +370,20 @@ impl<O: Open> Driver for ModbusDriver<O> {
     fn disconnect(&mut self) {
         self.close();
     }
+
+    fn replan(&mut self, running: &Running) -> Replan {
+        self.go_over(running)
+    }
+}
+
+/// The entries of the schedule: each read of each device.
+fn entries(devices: &[Arc<DevicePlan>]) -> Vec<Entry> {
+    let of_device = |(ix, plan): (usize, &Arc<DevicePlan>)| {
+        let Device { unit, budget, .. } = plan.device;
+        let entry = |(read, every)| Entry { device: ix, read, unit, every, budget: budget.within };
+        plan.reads.iter().map(|read| read.every).enumerate().map(entry).collect::<Vec<_>>()
+    };
+    devices.iter().enumerate().flat_map(of_device).collect()
 }
 
 #[cfg(test)]

@@ -213,7 +213,7 @@ fn line() -> ModbusConfig {
 struct Running {
     events: mpsc::Receiver<Event>,
     stop: CancellationToken,
-    task: tokio::task::JoinHandle<()>,
+    task: tokio::task::JoinHandle<session::Ended>,
     connection: Arc<ConnectionMetrics>,
     devices: Vec<Arc<DeviceMetrics>>,
 }
@@ -622,8 +622,12 @@ fn ten_thousand_connections_stay_small() {
     let connection = Arc::new(ConnectionMetrics::default());
     let driver = ModbusDriver::new("c", plan, vec![Arc::new(DeviceMetrics::default())], connection.clone());
     let (send, _events) = mpsc::channel(1);
-    let session = session::run(driver, send, CancellationToken::new(), connection);
+    let session = session::run(driver, send.clone(), CancellationToken::new(), connection.clone());
     assert!(size_of_val(&session) < 8 * 1024, "{} bytes", size_of_val(&session));
+    let plan = Arc::new(crate::drivers::Plan::Modbus(ModbusPlan::compile(tcp(), Vec::new()).unwrap()));
+    let (_, running) = tokio::sync::watch::channel(crate::drivers::Running { plan, metrics: Vec::new() });
+    let life = crate::drivers::run(running, connection, send, CancellationToken::new(), Default::default());
+    assert!(size_of_val(&life) < 1024, "{} bytes", size_of_val(&life));
 }
 
 /// A device with one read of these registers.
@@ -810,4 +814,113 @@ async fn a_value_that_is_read_once_is_not_over_before_the_refused_are_found() {
     let asked = plant.requests_to(1).len();
     running.after(ms(60_000)).await;
     assert_eq!(plant.requests_to(1).len(), asked);
+}
+
+/// A session that can be told to go on with another plan.
+fn start_replaceable(
+    plant: &Plant,
+    config: &ModbusConfig,
+    devices: Vec<Device>,
+) -> (Running, tokio::sync::watch::Sender<crate::drivers::Running>) {
+    let metrics: Vec<_> = devices.iter().map(|d| Arc::new(DeviceMetrics::new(d.name.clone()))).collect();
+    let connection = Arc::new(ConnectionMetrics::default());
+    let plan = ModbusPlan::compile(config.clone(), devices).unwrap();
+    let driver =
+        ModbusDriver::with_opener("c", plan.clone(), metrics.clone(), connection.clone(), plant.clone());
+    let (send, events) = mpsc::channel(10_000);
+    let stop = CancellationToken::new();
+    plant.set(|state| state.start = Some(Instant::now()));
+    let plan = Arc::new(crate::drivers::Plan::Modbus(plan));
+    let running = crate::drivers::Running { plan, metrics: metrics.clone() };
+    let (replace, mut running) = tokio::sync::watch::channel(running);
+    let (over, counts) = (stop.clone(), connection.clone());
+    let task =
+        tokio::spawn(async move { session::follow(driver, send, over, counts, Some(&mut running)).await });
+    (Running { events, stop, task, connection, devices: metrics }, replace)
+}
+
+/// Another plan: these devices, of which those that were there are counted as before.
+fn replace(
+    running: &mut Running,
+    sender: &tokio::sync::watch::Sender<crate::drivers::Running>,
+    config: &ModbusConfig,
+    devices: Vec<Device>,
+) {
+    let counted = |device: &Device| {
+        let known = running.devices.iter().find(|known| known.name == device.name).cloned();
+        known.unwrap_or_else(|| Arc::new(DeviceMetrics::new(device.name.clone())))
+    };
+    let metrics: Vec<_> = devices.iter().map(counted).collect();
+    running.devices.clone_from(&metrics);
+    let plan = Arc::new(crate::drivers::Plan::Modbus(ModbusPlan::compile(config.clone(), devices).unwrap()));
+    sender.send_replace(crate::drivers::Running { plan, metrics });
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_come_and_go_and_the_others_miss_no_poll() {
+    let pipelined = ModbusConfig { max_in_flight: 4, ..tcp() };
+    for config in [tcp(), line(), pipelined] {
+        let plant = Plant::default();
+        plant.set(|state| state.delay = (config.max_in_flight > 1).then(|| ms(3)));
+        let stayed = || vec![device(1, ms(100)), device(2, ms(70))];
+        let (mut running, sender) = start_replaceable(&plant, &config, stayed());
+        let mut told = running.after(ms(2_033)).await;
+        for round in 0..20 {
+            let more = device(3 + round % 2, ms(50));
+            let devices =
+                if round % 3 == 0 { stayed() } else { stayed().into_iter().chain([more]).collect() };
+            replace(&mut running, &sender, &config, devices);
+            told.extend(running.after(ms(517)).await);
+        }
+        assert_eq!((plant.0.lock().unwrap().opened, running.connection.connects.get()), (1, 1));
+        for (unit, every) in [(1, 100), (2, 70)] {
+            let online = told.iter().filter(|told| matches!(told, Told::Online(of) if *of == unit)).count();
+            assert_eq!(online, 1, "unit {unit} is not told again");
+            let lost = running.devices[usize::from(unit) - 1].missed_ticks.get();
+            assert_eq!(lost, 0, "unit {unit}");
+            // Two reads in each interval.
+            let all = values_of(&told, unit);
+            let due = 2 * (2_033 + 20 * 517) / every;
+            assert!((due - 2..=due + 4).contains(&all), "unit {unit}: {all} of {due}");
+            let times = plant.requests_to(unit);
+            let late = times.windows(3).find(|w| w[2] - w[0] > ms(every as u64 + 30));
+            assert_eq!(late, None, "unit {unit}");
+        }
+        assert!(values_of(&told, 3) > 50 && values_of(&told, 4) > 50);
+        assert!(told.contains(&Told::Online(3)) && told.contains(&Told::Online(4)));
+        running.stop.cancel();
+        running.task.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_found_out_of_a_device_stays_when_another_one_comes() {
+    let plant = Plant::default();
+    plant.set(|state| state.holes = vec![20]);
+    let merged = || {
+        let mut device = device(1, ms(100));
+        device.limits.max_gap = 16;
+        device
+    };
+    let (mut running, sender) = start_replaceable(&plant, &tcp(), vec![merged()]);
+    running.after(ms(5_000)).await;
+    let refused = |running: &Running| running.devices[0].exceptions.get();
+    let before = refused(&running);
+    assert!(before > 0);
+    replace(&mut running, &sender, &tcp(), vec![merged(), device(2, ms(1000))]);
+    let told = running.after(ms(5_000)).await;
+    assert!(values_of(&told, 2) > 0);
+    let after = refused(&running);
+    assert!(after <= before + 3, "the refused address is asked for again and again: {before} {after}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_link_gets_another_driver() {
+    let plant = Plant::default();
+    let (mut running, sender) = start_replaceable(&plant, &tcp(), vec![device(1, ms(100))]);
+    running.after(ms(500)).await;
+    let elsewhere = ModbusConfig::new(Link::Tcp { host: "other".into(), port: 502 });
+    replace(&mut running, &sender, &elsewhere, vec![device(1, ms(100))]);
+    running.task.await.unwrap();
+    assert_eq!(running.connection.up.get(), 0);
 }

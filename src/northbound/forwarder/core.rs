@@ -268,9 +268,10 @@ impl Core {
 
     /// Who counts a device's messages of a run.
     fn device(&mut self, name: &Arc<str>, epoch: u64) -> Arc<DeviceMetrics> {
-        let own = self.metrics.devices.iter().find(|device| device.name == *name);
-        if let Some(own) = own.filter(|_| epoch == self.settings.epoch) {
-            return Arc::clone(own);
+        if epoch == self.settings.epoch
+            && let Some(own) = self.metrics.device(name)
+        {
+            return own;
         }
         let former = self.former.entry(Arc::clone(name));
         Arc::clone(former.or_insert_with(|| Arc::new(DeviceMetrics::new(Arc::clone(name)))))

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Durability, Settings, run};
 use crate::budget::OnLate;
-use crate::metrics::{DeviceMetrics, RouteMetrics};
+use crate::metrics::{Current, DeviceMetrics, RouteMetrics};
 use crate::model::clock::{self, Standing};
 use crate::model::message::{Kind, Message, Sampled};
 use crate::northbound::{Refused, Sink, SinkEvent, Token};
@@ -126,7 +126,9 @@ impl World {
     /// One run. What must have survived it: everything that was made before this moment.
     async fn run(&mut self, plan: &Run, last: bool) -> Instant {
         let metrics = Arc::new(RouteMetrics {
-            devices: (0..3).map(|i| Arc::new(DeviceMetrics::new(format!("d{i}")))).collect(),
+            devices: Current::new(
+                (0..3).map(|i| Arc::new(DeviceMetrics::new(format!("d{i}")))).collect::<Vec<_>>(),
+            ),
             ..RouteMetrics::default()
         });
         let settings = crate::store::Settings { size: self.size, age: None, sync: SYNC };
@@ -179,7 +181,7 @@ impl World {
         let mut seqs = [0; 3];
         for (delay, which) in &plan.samples {
             sleep(Duration::from_millis(*delay)).await;
-            let device = metrics.devices[*which].clone();
+            let device = metrics.devices.get()[*which].clone();
             let now = Instant::now();
             let (seq, late) = (seqs[*which], POLICIES[*which]);
             seqs[*which] += 1;

@@ -57,11 +57,10 @@ impl Holes {
         }
     }
 
-    /// Everything went by. What is missing, unless all that the hole had is `known` from elsewhere.
-    pub fn missing(&mut self, known: impl Fn(u64) -> bool) -> Vec<Gap> {
+    /// Everything went by. What is missing where a hole, from one position to another, is one that costs something.
+    pub fn missing(&mut self, costs: impl Fn(u64, u64) -> bool) -> Vec<Gap> {
         let holes = std::mem::take(&mut self.holes);
-        let harmful: Vec<_> =
-            holes.into_iter().filter(|(from, to)| (*from..=*to).any(|position| !known(position))).collect();
+        let harmful: Vec<_> = holes.into_iter().filter(|(from, to)| costs(*from, *to)).collect();
         let suspects = std::mem::take(&mut self.suspects).into_iter();
         let is_harmed = |(from, to): (u64, u64)| harmful.iter().any(|hole| hole.0 <= to && hole.1 >= from);
         self.last.clear();

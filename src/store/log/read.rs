@@ -107,6 +107,9 @@ impl<D: Disk> Log<D> {
                 }
             }
         }
-        holes.missing(|position| lost.binary_search(&position).is_err())
+        holes.missing(|from, to| {
+            let first = lost.partition_point(|position| *position < from);
+            lost.get(first).is_some_and(|position| *position <= to)
+        })
     }
 }

@@ -103,7 +103,9 @@ impl<D: Disk> Log<D> {
 
     fn recovered(&mut self) {
         let ledger = &self.ledger;
-        let missing = self.holes.missing(|position| ledger.is_known(position));
+        // What is known from elsewhere is no loss. The search ends at the first position that is not.
+        let costs = |from, to| (from..=to).any(|position| !ledger.is_known(position));
+        let missing = self.holes.missing(costs);
         if !missing.is_empty() {
             tracing::warn!(gaps = missing.len(), "the store was damaged; what it lost is reported as gaps");
         }

@@ -33,14 +33,14 @@ impl<O: Open> ModbusDriver<O> {
     /// With what was found out about its devices earlier.
     pub fn with_bans(mut self, bans: Bans) -> Self {
         self.bans = bans;
-        let of_device = |(ix, exchanges): (usize, &Vec<Exchange>)| {
-            exchanges
-                .iter()
-                .map(|exchange| self.layout(ix, exchange).filter(|layout| !layout.is_whole()))
-                .collect()
-        };
-        self.layouts = self.exchanges.iter().enumerate().map(of_device).collect();
+        self.layouts = (0..self.devices.len()).map(|device| self.layouts_of(device)).collect();
         self
+    }
+
+    /// How the reads of a device begin to be fetched.
+    pub(super) fn layouts_of(&self, device: usize) -> Vec<Option<Box<Layout>>> {
+        let layout = |exchange| self.layout(device, exchange).filter(|layout| !layout.is_whole());
+        self.exchanges[device].iter().map(layout).collect()
     }
 
     fn layout(&self, device: usize, exchange: &Exchange) -> Option<Box<Layout>> {

@@ -29,7 +29,7 @@ impl<O: Open> ModbusDriver<O> {
         if window.is_empty() {
             return self.waiting.take().map(Due::Entry);
         }
-        if self.waiting.is_some() || !window.has_room() {
+        if self.waiting.is_some() || self.is_held || !window.has_room() {
             return Some(Due::Answer(None));
         }
         Some(match self.schedule.next(Instant::now()) {
