@@ -328,6 +328,9 @@ pub struct DeviceMetrics {
     pub quarantined: Gauge,
     /// OPC UA: the server's clock minus ours.
     pub clock_offset_ms: Offset,
+    /// OPC UA: notifications of its values that never arrived, and values that the server says it has dropped before. What such a value was
+    /// is unknown; each has been followed by a later one.
+    pub lost_values: Counter,
     /// OPC UA: how the server differed from the map when it was connected last.
     pub drift: Facts,
     /// Due times that passed without a request because the bus was still busy.

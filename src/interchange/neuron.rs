@@ -269,13 +269,13 @@ impl<'t> Address<'t> {
             _ => return None,
         };
         let (mut number, mut endian, mut storage) = (None, "", None);
-        while !rest.is_empty() {
-            let (mark, tail) = rest.split_at(1);
+        while let Some(mark) = rest.chars().next() {
+            let tail = &rest[mark.len_utf8()..];
             let end = tail.find(['.', '#']).unwrap_or(tail.len());
             let part = &tail[..end];
             match mark {
-                "#" => endian = part,
-                "." => {
+                '#' => endian = part,
+                '.' => {
                     let digits = part.trim_end_matches(['H', 'L', 'D', 'E']);
                     storage = part[digits.len()..].chars().next();
                     number = Some(digits.parse().ok()?);
@@ -293,6 +293,11 @@ mod tests {
     use super::*;
     use crate::config::{LoadOptions, load_profile_text, load_text};
     use proptest::prelude::*;
+
+    #[test]
+    fn an_address_of_other_letters_is_no_address() {
+        assert!(Address::of("1!40003Û³").is_none());
+    }
 
     #[test]
     fn a_station_that_can_only_be_written_is_left_out_and_named() {

@@ -232,7 +232,7 @@ impl Pipeline {
     async fn state(&mut self, plan: Arc<DevicePlan>, state: DeviceState) {
         let device = remembered(&mut self.devices, &plan, &self.identity, &self.routes);
         if device.state.replace(state) != Some(state) {
-            tell(&self.identity, &self.routes, device).await;
+            tell(&self.identity, &self.routes, device, STOPPED).await;
         }
     }
 
@@ -241,7 +241,7 @@ impl Pipeline {
             let metrics = &device.plan.metrics;
             let news = device.ways.iter().any(|way| status::Counts::of(&way.account, metrics) != way.told);
             if device.state.is_some() && news {
-                tell(&self.identity, &self.routes, device).await;
+                tell(&self.identity, &self.routes, device, STOPPED).await;
             }
         }
     }
@@ -252,7 +252,7 @@ impl Pipeline {
         for (name, device) in devices.iter_mut().filter(|(name, _)| !reloaded.devices.contains(*name)) {
             tracing::info!(device = %name, "device removed");
             device.state = None;
-            tell(identity, routes, device).await;
+            tell(identity, routes, device, REMOVED).await;
         }
         for (route, passes) in routes.iter_mut().zip(reloaded.passes) {
             route.passes = passes;
@@ -273,17 +273,21 @@ impl Pipeline {
     async fn last_statuses(&mut self) {
         for device in self.devices.values_mut() {
             device.state = None;
-            tell(&self.identity, &self.routes, device).await;
+            tell(&self.identity, &self.routes, device, STOPPED).await;
         }
     }
 }
 
-/// Publishes a device's status on every route.
-async fn tell(identity: &Identity, routes: &[RouteInput], device: &mut Device) {
+/// Why nobody reads a device any more.
+const STOPPED: &str = "gateway stopped";
+const REMOVED: &str = "removed from the site";
+
+/// Publishes a device's status on every route. `gone`: why it has no state, if it has none.
+async fn tell(identity: &Identity, routes: &[RouteInput], device: &mut Device, gone: &str) {
     let metrics = device.plan.metrics.clone();
     for (route, way) in routes.iter().zip(&mut device.ways).filter(|(_, way)| way.pass != Pass::None) {
         way.told = status::Counts::of(&way.account, &metrics);
-        let payload = status::device(&identity.site, &device.plan, device.state, &way.account);
+        let payload = status::device(&identity.site, &device.plan, device.state.ok_or(gone), &way.account);
         let message = Message {
             topic: way.status_topic.clone(),
             payload: payload.into(),

@@ -16,6 +16,7 @@ pub struct Counts {
     missed: u64,
     gaps: u64,
     drift: u64,
+    lost: u64,
 }
 
 impl Counts {
@@ -26,21 +27,27 @@ impl Counts {
             missed: device.missed_ticks.get(),
             gaps: account.gap_accounted.get(),
             drift: device.drift.changes(),
+            lost: device.lost_values.get(),
         }
     }
 }
 
 /// A device's status: `{"site":…,"device":…,"state":"online","ts":…,"budget_ms":800,"sampled":…,…}`.
-/// `state` is `None` when the gateway has ended.
-pub fn device(site: &str, plan: &DevicePlan, state: Option<DeviceState>, account: &DeviceMetrics) -> Vec<u8> {
+/// `state` is an `Err` when nobody reads it any more, and why.
+pub fn device(
+    site: &str,
+    plan: &DevicePlan,
+    state: Result<DeviceState, &str>,
+    account: &DeviceMetrics,
+) -> Vec<u8> {
     let mut out = b"{\"site\":".to_vec();
     text(site, &mut out);
     out.extend_from_slice(b",\"device\":");
     text(&plan.device.name, &mut out);
     let (state, cause) = match state {
-        Some(DeviceState::Online) => ("online", None),
-        Some(DeviceState::Offline(cause)) => ("offline", Some(cause.to_string())),
-        None => ("offline", Some("gateway stopped".to_string())),
+        Ok(DeviceState::Online) => ("online", None),
+        Ok(DeviceState::Offline(cause)) => ("offline", Some(cause.to_string())),
+        Err(reason) => ("offline", Some(reason.to_string())),
     };
     let _ = write!(Bytes(&mut out), ",\"state\":\"{state}\"");
     if let Some(cause) = cause {
@@ -64,6 +71,9 @@ pub fn device(site: &str, plan: &DevicePlan, state: Option<DeviceState>, account
     out.push(b'}');
     if let Some(offset) = plan.metrics.clock_offset_ms.get() {
         let _ = write!(Bytes(&mut out), ",\"clock_offset_ms\":{offset}");
+    }
+    if plan.metrics.lost_values.get() > 0 {
+        let _ = write!(Bytes(&mut out), ",\"lost_values\":{}", plan.metrics.lost_values.get());
     }
     let drift = plan.metrics.drift.get();
     if !drift.is_empty() {

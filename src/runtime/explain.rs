@@ -258,6 +258,7 @@ impl ExplainedConnection {
             "missed": metrics.missed_ticks.get(),
             "bad_values": metrics.bad_values.get(),
             "drift": &*metrics.drift.get(),
+            "lost_values": metrics.lost_values.get(),
             "values_age_ms": metrics.values_at.get().map(|at| millis(at.elapsed())),
             "fresh_for_ms": fresh_for(device).map(millis),
             "sampled": metrics.sampled.get(),
@@ -293,6 +294,10 @@ impl ExplainedConnection {
         let quarantined = metrics.quarantined.get();
         if quarantined > 0 {
             why.push(format!("it refuses the addresses of {quarantined} values, which are read around and asked for again from time to time"));
+        }
+        let lost = metrics.lost_values.get();
+        if lost > 0 {
+            why.push(format!("values that changed and never arrived: {lost}; the server's queue is short (`queue`), or the network loses what it sends"));
         }
         let drift = metrics.drift.get();
         if !drift.is_empty() {

@@ -174,6 +174,8 @@ families! {
         |explainer, to| device_number(explainer, to, |device| device.bad_values.get() as f64);
     "taktbus_refused_values" Gauge DEVICE "Values whose addresses the device refuses, while it gives others.",
         |explainer, to| device_number(explainer, to, |device| device.quarantined.get() as f64);
+    "taktbus_lost_values_total" Counter DEVICE "OPC UA: notifications that never arrived, and values that the server has dropped from its queue; later values have followed.",
+        |explainer, to| device_number(explainer, to, |device| device.lost_values.get() as f64);
     "taktbus_server_clock_offset_seconds" Gauge DEVICE "OPC UA: the server's clock minus ours, where it's known.",
         |explainer, to| each_device(explainer, |c, device| {
             if let Some(millis) = device.metrics.clock_offset_ms.get() {

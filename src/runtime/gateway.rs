@@ -9,26 +9,28 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::clock;
 use super::control::{Answering, Control};
+use super::counting::counted;
 use super::events::Events;
 use super::explain::{ExplainedConnection, ExplainedDevice, Explainer};
 use super::forecast::{Forecast, forecast};
 use super::notify::Notifier;
 use super::reload::{self, Load, Reload, Reloader, Reloads};
+use super::sessions::Sessions;
 use super::stores::{self, OpenStore};
-use super::supervisor::{keep, panic_text};
+use super::supervisor::panic_text;
 use super::{health, http, state, telemetry};
-use crate::config::plan::{Route, SinkConfig, Site};
+use crate::config::plan::{SinkConfig, Site};
 use crate::drivers::{self, Kept, Plan, Running};
 use crate::mapping::batch::Event;
 use crate::mapping::device::{Every, Read};
 use crate::mapping::recent::Recents;
-use crate::metrics::{ConnectionMetrics, Current, DeviceMetrics, Metrics, RouteMetrics};
+use crate::metrics::{ConnectionMetrics, Current, DeviceMetrics, Metrics};
 use crate::model::message::{Kind, Message};
 use crate::northbound::forwarder::{self, Durability, Settings, Summary};
 use crate::northbound::http::{HttpSink, STATUS as HTTP_STATUS};
@@ -39,9 +41,6 @@ use crate::pipeline::{self, Identity, RouteInput, status};
 const EVENTS: usize = 1024;
 /// Messages on their way to a forwarder. Full: the pipeline waits; a forwarder receives whatever its broker does.
 const MESSAGES: usize = 1024;
-/// The longest that sessions may take to end after a stop; a little more than [`STOP_WITHIN`](crate::drivers::session::STOP_WITHIN). With the
-/// pipeline's and the forwarders' limits it makes less than 5 s.
-const SESSIONS_STOP: Duration = Duration::from_millis(1_000);
 /// The longest that the pipeline may take to empty itself.
 const PIPELINE_STOP: Duration = Duration::from_millis(300);
 
@@ -87,6 +86,11 @@ impl Connection {
     ) -> impl Future<Output = ()> + Send + use<> {
         let running = self.running.subscribe();
         drivers::run(running, self.metrics.clone(), events.clone(), stop.clone(), kept.clone())
+    }
+
+    /// What it runs, and will run.
+    pub(super) fn running(&self) -> watch::Receiver<Running> {
+        self.running.subscribe()
     }
 
     /// Goes on with another plan.
@@ -427,96 +431,6 @@ impl Gateway {
         }
         (forwarders, stop, inputs)
     }
-}
-
-/// The tasks of the connections.
-struct Sessions {
-    events: mpsc::Sender<Event>,
-    kept: Kept,
-    stop: CancellationToken,
-    tasks: HashMap<Arc<str>, (CancellationToken, AbortOnDropHandle<()>)>,
-}
-
-impl Sessions {
-    fn new(events: mpsc::Sender<Event>, kept: Kept) -> Self {
-        Self { events, kept, stop: CancellationToken::new(), tasks: HashMap::new() }
-    }
-
-    fn start(&mut self, connection: &Connection) {
-        let (events, stop, kept) = (self.events.clone(), self.stop.child_token(), self.kept.clone());
-        let (running, metrics) = (connection.running.subscribe(), connection.metrics.clone());
-        let stopped = stop.clone();
-        let task = tokio::spawn(async move {
-            let life =
-                || drivers::run(running.clone(), metrics.clone(), events.clone(), stop.clone(), kept.clone());
-            keep(&metrics.name, &metrics.restarts, &stop, life).await;
-        });
-        self.tasks.insert(connection.metrics.name.clone(), (stopped, AbortOnDropHandle::new(task)));
-    }
-
-    /// Returns when a connection has let go of its link.
-    async fn stop(&mut self, name: &str) {
-        let Some((stop, task)) = self.tasks.remove(name) else { return };
-        stop.cancel();
-        cut_off(name, task, Instant::now() + SESSIONS_STOP).await;
-    }
-
-    /// Ends them all, and lets go of the pipeline.
-    async fn end(self) {
-        self.stop.cancel();
-        let until = Instant::now() + SESSIONS_STOP;
-        for (name, (_, task)) in self.tasks {
-            cut_off(&name, task, until).await;
-        }
-    }
-}
-
-/// A session's task ends by itself when it's stopped, or is ended.
-async fn cut_off(name: &str, task: AbortOnDropHandle<()>, until: Instant) {
-    if timeout_at(until, task).await.is_err() {
-        tracing::warn!(connection = name, "a connection did not end in time and is cut off");
-    }
-}
-
-/// The metrics of a site: those of parts that were there before go on. And those of each connection and its devices.
-fn counted(
-    connections: &[(String, Arc<Plan>)],
-    routes: &[Route],
-    before: &Metrics,
-) -> (Metrics, Vec<(Arc<ConnectionMetrics>, Vec<Arc<DeviceMetrics>>)>) {
-    let known: HashMap<&str, &Arc<DeviceMetrics>> =
-        before.devices.iter().map(|device| (&*device.name, device)).collect();
-    let device = |name: &Arc<str>| {
-        let new = || Arc::new(DeviceMetrics::new(name.clone()));
-        known.get(&**name).map_or_else(new, |known| Arc::clone(known))
-    };
-    let of_connection = |(name, plan): &(String, Arc<Plan>)| {
-        let known = before.connections.iter().find(|known| *known.name == **name).cloned();
-        let new = || Arc::new(ConnectionMetrics { name: name.as_str().into(), ..Default::default() });
-        let devices = plan.devices().iter().map(|(planned, _)| device(&planned.name)).collect();
-        (known.unwrap_or_else(new), devices)
-    };
-    let counted: Vec<(_, Vec<Arc<DeviceMetrics>>)> = connections.iter().map(of_connection).collect();
-    let devices: Vec<_> = counted.iter().flat_map(|(_, devices)| devices.iter().cloned()).collect();
-    let of_route = |(index, route): (usize, &Route)| {
-        let known = before.routes.iter().find(|known| *known.name == *route.name).cloned();
-        let new = || Arc::new(RouteMetrics { name: route.name.as_str().into(), ..Default::default() });
-        let route = known.unwrap_or_else(new);
-        let own = |device: &Arc<DeviceMetrics>| {
-            let new = || Arc::new(DeviceMetrics::new(device.name.clone()));
-            route.device(&device.name).unwrap_or_else(new)
-        };
-        let devices = if index == 0 { devices.clone() } else { devices.iter().map(own).collect() };
-        route.devices.set(devices);
-        route
-    };
-    let metrics = Metrics {
-        routes: routes.iter().enumerate().map(of_route).collect(),
-        connections: counted.iter().map(|(connection, _)| connection.clone()).collect(),
-        devices,
-        beat: before.beat.clone(),
-    };
-    (metrics, counted)
 }
 
 /// The shortest interval of a device's reads.

@@ -3,6 +3,7 @@
 mod apart;
 mod clock;
 pub mod control;
+mod counting;
 pub mod events;
 pub mod explain;
 pub mod exposition;
@@ -15,6 +16,7 @@ pub mod notify;
 pub mod otlp;
 mod process;
 pub mod reload;
+mod sessions;
 pub mod state;
 mod steps;
 pub mod stores;

@@ -245,9 +245,10 @@ fn coin(mut seed: u64) -> impl FnMut() -> bool {
     }
 }
 
-fn cases(short: u32) -> ProptestConfig {
-    let long = std::env::var("TAKTBUS_LONG").is_ok_and(|long| long == "1");
-    ProptestConfig::with_cases(if long { short * 50 } else { short })
+/// `TAKTBUS_HISTORIES=10000` makes it that many.
+fn cases(usual: u32) -> ProptestConfig {
+    let wanted = std::env::var("TAKTBUS_HISTORIES").ok().and_then(|count| count.parse().ok());
+    ProptestConfig::with_cases(wanted.unwrap_or(usual))
 }
 
 proptest! {
@@ -342,6 +343,10 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #![proptest_config(cases(500))]
 
     #[test]
     fn flipped_bits_cost_a_block_and_make_no_value(

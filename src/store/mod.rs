@@ -29,6 +29,7 @@ mod log;
 #[cfg(test)]
 mod log_tests;
 #[cfg(any(test, fuzzing))]
+#[allow(clippy::unwrap_used)]
 pub mod memory;
 mod segment;
 mod thread;

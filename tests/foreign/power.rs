@@ -94,12 +94,12 @@ fn run(command: &mut Command) -> Result<String, String> {
 
 #[test]
 fn power_cuts_on_ext4_lose_nothing_that_was_durable() {
-    power_cuts("ext4", if is_long() { 1500 } else { 30 });
+    power_cuts("ext4", if is_long() { 1500 } else { 75 });
 }
 
 #[test]
 fn power_cuts_on_xfs_lose_nothing_that_was_durable() {
-    power_cuts("xfs", if is_long() { 500 } else { 10 });
+    power_cuts("xfs", if is_long() { 500 } else { 25 });
 }
 
 fn power_cuts(kind: &str, cuts: usize) {

@@ -17,7 +17,7 @@ use crate::process::Process;
 use crate::tap::{Seen, Tap};
 
 /// Kills in CI, and in a long run (TAKTBUS_LONG=1).
-const KILLS: (usize, usize) = (60, 2000);
+const KILLS: (usize, usize) = (100, 2000);
 
 /// Is it a long run?
 pub fn is_long() -> bool {

@@ -417,6 +417,10 @@ impl OpcuaDriver {
         if missing > 0 && !self.republish(at, missing).await? {
             let lost = missing;
             tracing::warn!(lost, "notifications got lost: everything is read anew");
+            let mut devices: Vec<_> =
+                self.subscriptions[at].items.iter().map(|ix| self.items[*ix].device).collect();
+            devices.dedup();
+            devices.iter().for_each(|ix| self.devices[*ix].metrics.lost_values.add(lost.into()));
             return self.resubscribe(at).await;
         }
         self.subscriptions[at].next = number.wrapping_add(1).max(1);
@@ -492,6 +496,10 @@ impl OpcuaDriver {
         let Some(item) = self.items.get(ix) else { return };
         let (device, reading) = (item.device, item.reading);
         let Some(session) = &self.session else { return };
+        if value.status.is_some_and(|status| status.overflow()) {
+            // Its queue on the server was full (OPC UA Part 4, 7.39.1).
+            self.devices[device].metrics.lost_values.inc();
+        }
         let quality = match item.plain {
             Some(kind) => quality(value, kind, None, None),
             None => session.nodes.quality(&self.devices[device], device, reading, value),

@@ -338,9 +338,10 @@ fn live(runs: Vec<Run>, durability: Durability, (size, fill): (u64, usize)) {
     });
 }
 
+/// `TAKTBUS_HISTORIES=10000` makes it that many.
 fn cases() -> ProptestConfig {
-    let long = std::env::var("TAKTBUS_LONG").is_ok_and(|long| long == "1");
-    ProptestConfig::with_cases(if long { 10_000 } else { 150 })
+    let wanted = std::env::var("TAKTBUS_HISTORIES").ok().and_then(|count| count.parse().ok());
+    ProptestConfig::with_cases(wanted.unwrap_or(150))
 }
 
 proptest! {
