@@ -61,6 +61,10 @@ const MOST_REPUBLISHED: u32 = 100;
 /// are too long, half as many are asked for at the next connect.
 const MOST_NOTIFIED: u32 = 1_000;
 
+mod monitor;
+mod notified;
+mod silent;
+
 type Published = Result<Box<PublishResponse>, Failure>;
 
 /// One connection to one server.
@@ -70,6 +74,8 @@ pub struct OpcuaDriver {
     devices: Vec<Arc<DevicePlan>>,
     schedule: Schedule,
     items: Vec<Item>,
+    /// What most values need of their item, close together: ten thousand items are larger than a cache.
+    straight: Vec<Straight>,
     subscriptions: Vec<Subscription>,
     /// Reads that are watched, by device and read, in the order of the site file.
     gathers: Vec<(usize, usize, Gather)>,
@@ -80,6 +86,27 @@ pub struct OpcuaDriver {
     told: BTreeSet<String>,
     /// Values that this server is asked to put into one notification at most.
     most_notified: u32,
+}
+
+/// The way of a value of a plain type to the one read that wants it.
+#[derive(Clone, Copy, Debug)]
+struct Straight {
+    kind: Option<Kind>,
+    gather: u32,
+    slot: u32,
+    /// The item is [`ItemState::Watched`], and nothing is to be taken back.
+    is_open: bool,
+}
+
+impl Straight {
+    fn of(item: &Item) -> Self {
+        let target = match item.targets[..] {
+            [Target { gather, slot }] => u32::try_from(gather).ok().zip(u32::try_from(slot).ok()),
+            _ => None,
+        };
+        let (gather, slot) = target.unwrap_or_default();
+        Self { kind: item.plain.filter(|_| target.is_some()), gather, slot, is_open: false }
+    }
 }
 
 /// What lasts as long as a link.
@@ -138,12 +165,14 @@ impl OpcuaDriver {
             devices.push(Arc::new(DevicePlan { device, reads, metrics }));
         }
         let (items, samplings, gathers) = items(&devices);
+        let straight = items.iter().map(Straight::of).collect();
         Self {
             plan,
             identity,
             schedule: Schedule::new(entries, seed_of(name), Instant::now()),
             subscriptions: subscription::by_sampling(samplings.into_iter().enumerate()),
             items,
+            straight,
             gathers,
             devices,
             session: None,
@@ -177,159 +206,6 @@ impl OpcuaDriver {
         self.announce_expiry(&mut session);
         self.session = Some(session);
         Ok(())
-    }
-
-    /// Polled nodes get ids that the server reads faster. A server that doesn't want to keeps the old ones.
-    async fn register(&self, session: &mut Session) -> Result<(), LinkLost> {
-        let mut wanted = Vec::new();
-        for (device, plan) in self.devices.iter().enumerate() {
-            let polled = plan.reads.iter().filter(|read| matches!(read.every, Every::Interval(_)));
-            for reading in polled.flat_map(|read| &read.readings) {
-                let reading = reading.0 as usize;
-                if let Ok(id) = session.nodes.of(device, reading) {
-                    wanted.push((device, reading, id.clone()));
-                }
-            }
-        }
-        for part in wanted.chunks(session.limits.register) {
-            let ids = part.iter().map(|(_, _, id)| id.clone()).collect();
-            match session.link.channel().register(ids, session.link.timeout()).await {
-                Ok(ids) => {
-                    part.iter()
-                        .zip(ids)
-                        .for_each(|((device, reading, _), id)| session.nodes.replace(*device, *reading, id));
-                }
-                Err(Failure::Lost(code)) => return Err(unusable(Failure::Lost(code))),
-                Err(_) => return Ok(()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Creates a subscription with all its items.
-    async fn subscribe(&mut self, session: &Session, at: usize) -> Result<(), Failure> {
-        let (channel, limit) = (session.link.channel(), session.link.timeout());
-        let subscription = &mut self.subscriptions[at];
-        subscription.create(channel, self.most_notified, limit).await?;
-        let items = subscription.items.clone();
-        let pulse = channel.monitor(subscription.id, vec![subscription.pulse_item()], limit).await?;
-        if pulse.iter().any(|result| result.status_code.is_bad()) {
-            tracing::warn!(
-                "the server's clock can't be watched: a dead subscription is noticed by its keep-alives only"
-            );
-        }
-        for item in &items {
-            (self.items[*item].state, self.items[*item].id) = (ItemState::New, None);
-        }
-        self.monitor(session, at, &items).await
-    }
-
-    /// Has the server watch these items of a subscription. What it can't watch is a bad value.
-    async fn monitor(&mut self, session: &Session, at: usize, items: &[usize]) -> Result<(), Failure> {
-        let mut found: Vec<(usize, Cause)> = Vec::new();
-        let mut wanted = Vec::new();
-        for ix in items {
-            let item = &self.items[*ix];
-            match session.nodes.of(item.device, item.reading) {
-                Ok(_) => wanted.push((*ix, true)),
-                Err(cause) => found.push((*ix, cause)),
-            }
-        }
-        let most = |ix: usize| self.devices[self.items[ix].device].device.limits.max_nodes;
-        let most = items.iter().filter_map(|ix| most(*ix)).min().map_or(usize::MAX, |most| most as usize);
-        let mut size = session.limits.monitor.min(most).max(1);
-        let mut unfiltered = Vec::new();
-        let mut slowest: f64 = 0.0;
-        while !wanted.is_empty() {
-            let part: Vec<_> = wanted.drain(..wanted.len().min(size)).collect();
-            match self.monitor_part(session, at, &part).await {
-                Ok(results) => {
-                    for ((ix, filtered), result) in part.into_iter().zip(results) {
-                        let code = result.status_code;
-                        slowest = slowest.max(result.revised_sampling_interval);
-                        if filtered && is_about_the_filter(code) {
-                            unfiltered.push((ix, false));
-                        } else if code.is_bad() {
-                            found.push((ix, Cause::Status(status(code))));
-                        } else {
-                            let by = self.subscriptions[at].awaits(Instant::now());
-                            self.items[ix].state = ItemState::Awaited(by);
-                            self.items[ix].id = Some(result.monitored_item_id);
-                        }
-                    }
-                }
-                Err(Failure::Refused(StatusCode::BadTooManyOperations)) if size > 1 => {
-                    size = size.div_ceil(2);
-                    wanted.splice(..0, part);
-                }
-                Err(Failure::Refused(code)) => {
-                    found.extend(part.iter().map(|(ix, _)| (*ix, Cause::Status(status(code)))));
-                }
-                Err(failure) => return Err(failure),
-            }
-            if wanted.is_empty() {
-                wanted.append(&mut unfiltered);
-            }
-        }
-        self.subscriptions[at].note_sampling(slowest);
-        for (ix, cause) in found {
-            self.is_bad(ix, cause);
-        }
-        self.flush(Instant::now());
-        Ok(())
-    }
-
-    async fn monitor_part(
-        &self,
-        session: &Session,
-        at: usize,
-        part: &[(usize, bool)],
-    ) -> Result<Vec<MonitoredItemCreateResult>, Failure> {
-        let subscription = &self.subscriptions[at];
-        let mut requests = Vec::with_capacity(part.len());
-        for (ix, filtered) in part {
-            let item = &self.items[*ix];
-            let Ok(node) = session.nodes.of(item.device, item.reading) else { continue };
-            let handle = u32::try_from(*ix).unwrap_or(PULSE_HANDLE);
-            requests.push(subscription::item_request(item, node, handle, subscription.sampling, *filtered));
-        }
-        session.link.channel().monitor(subscription.id, requests, session.link.timeout()).await
-    }
-
-    /// The server can't watch an item.
-    fn is_bad(&mut self, ix: usize, cause: Cause) {
-        self.items[ix].state = ItemState::Bad(cause);
-        self.tell_bad(ix, cause);
-    }
-
-    /// A bad item is told when it is news.
-    fn tell_bad(&mut self, ix: usize, cause: Cause) {
-        if self.items[ix].told.replace(cause) != Some(cause) {
-            self.take(ix, Err(cause), Note::default(), Instant::now());
-        }
-    }
-
-    /// Gives a value to all who want it.
-    fn take(&mut self, ix: usize, raw: Result<crate::model::value::Raw, Cause>, note: Note, now: Instant) {
-        let Self { items, gathers, devices, ready, .. } = self;
-        let Some((last, others)) = items[ix].targets.split_last() else { return };
-        let mut give = |target: &Target, raw| {
-            let (device, read, gather) = &mut gathers[target.gather];
-            if let Some(gathered) = gather.take(target.slot, raw, note) {
-                ready.push_back(batch(&devices[*device], *read, gathered, now));
-            }
-        };
-        others.iter().for_each(|target| give(target, raw.clone()));
-        give(last, raw);
-    }
-
-    /// Makes batches of all that was taken.
-    fn flush(&mut self, now: Instant) {
-        for (device, read, gather) in &mut self.gathers {
-            if let Some(gathered) = gather.flush() {
-                self.ready.push_back(batch(&self.devices[*device], *read, gathered, now));
-            }
-        }
     }
 
     /// One poll: as many requests as the server's limits make of it.
@@ -368,212 +244,13 @@ impl OpcuaDriver {
         Ok(Some(Batch { plan, read, started, received, stamp: Stamp::now(), readings, part: None, notes }))
     }
 
+    fn set_state(&mut self, ix: usize, state: ItemState) {
+        self.items[ix].state = state;
+        self.straight[ix].is_open = state == ItemState::Watched;
+    }
+
     fn all_are(&mut self, state: DeviceState) {
         self.changes.extend((0..self.devices.len()).map(|device| (device, state)));
-    }
-
-    /// The answer of a publish request: its values, and the next request.
-    async fn published(&mut self, published: Published) -> Result<(), LinkLost> {
-        let response = match published {
-            Ok(response) => response,
-            // One less waits at the server from now on.
-            Err(Failure::Refused(StatusCode::BadTooManyPublishRequests)) => return Ok(()),
-            Err(Failure::Refused(StatusCode::BadNoSubscription)) => {
-                return Err(LinkLost("the server has lost our subscriptions".into()));
-            }
-            Err(Failure::Refused(StatusCode::BadResponseTooLarge)) if self.most_notified > 1 => {
-                self.most_notified /= 2;
-                return Err(LinkLost("notifications are longer than the server's messages may be".into()));
-            }
-            Err(Failure::Timeout) => {
-                self.publish_again(Vec::new());
-                return Ok(());
-            }
-            Err(failure) => return Err(LinkLost(format!("the session is over: {failure}"))),
-        };
-        let now = Instant::now();
-        let PublishResponse { subscription_id, notification_message, .. } = *response;
-        let Some(at) = self.subscriptions.iter().position(|known| known.id == subscription_id) else {
-            // Of one that has been deleted.
-            self.publish_again(Vec::new());
-            return Ok(());
-        };
-        self.subscriptions[at].heard(now);
-        let number = notification_message.sequence_number;
-        let has_values = notification_message.notification_data.as_ref().is_some_and(|data| !data.is_empty());
-        let mut acknowledged = Vec::new();
-        if has_values {
-            acknowledged.push(SubscriptionAcknowledgement { subscription_id, sequence_number: number });
-        }
-        self.publish_again(acknowledged);
-        if !has_values {
-            return Ok(());
-        }
-        let missing = number.wrapping_sub(self.subscriptions[at].next);
-        if missing > u32::MAX / 2 {
-            // It has been asked for again, and was taken then.
-            return Ok(());
-        }
-        if missing > 0 && !self.republish(at, missing).await? {
-            let lost = missing;
-            tracing::warn!(lost, "notifications got lost: everything is read anew");
-            let mut devices: Vec<_> =
-                self.subscriptions[at].items.iter().map(|ix| self.items[*ix].device).collect();
-            devices.dedup();
-            devices.iter().for_each(|ix| self.devices[*ix].metrics.lost_values.add(lost.into()));
-            return self.resubscribe(at).await;
-        }
-        self.subscriptions[at].next = number.wrapping_add(1).max(1);
-        let is_over = self.notified(at, notification_message, now);
-        self.flush(now);
-        match is_over {
-            Some(code) => {
-                tracing::warn!(reason = %code, "the server has ended a subscription");
-                self.resubscribe(at).await
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn publish_again(&mut self, acknowledged: Vec<SubscriptionAcknowledgement>) {
-        self.session.iter_mut().for_each(|session| session.publish(acknowledged.clone()));
-    }
-
-    /// Asks for lost notifications again. `false`: the server does not have them any more, or ended the subscription with one of them.
-    async fn republish(&mut self, at: usize, missing: u32) -> Result<bool, LinkLost> {
-        let (id, first) = (self.subscriptions[at].id, self.subscriptions[at].next);
-        if missing > MOST_REPUBLISHED {
-            return Ok(false);
-        }
-        for number in 0..missing {
-            let number = first.wrapping_add(number);
-            let Some(session) = &self.session else { return Err(gone()) };
-            match session.link.channel().republish(id, number, session.link.timeout()).await {
-                Ok(response) => {
-                    let now = Instant::now();
-                    let is_over = self.notified(at, response.notification_message.clone(), now).is_some();
-                    self.flush(now);
-                    if is_over {
-                        return Ok(false);
-                    }
-                }
-                Err(Failure::Lost(code)) => return Err(LinkLost(format!("the session is over: {code}"))),
-                Err(_) => return Ok(false),
-            }
-        }
-        Ok(true)
-    }
-
-    /// Takes what a notification says; the status with which the server ends the subscription, if it does.
-    fn notified(&mut self, at: usize, message: NotificationMessage, now: Instant) -> Option<StatusCode> {
-        let mut is_over = None;
-        for data in message.notification_data.unwrap_or_default() {
-            if let Some(change) = data.inner_as::<StatusChangeNotification>() {
-                is_over = change.status.is_bad().then_some(change.status);
-                continue;
-            }
-            let Some(changes) = data.into_inner_as::<DataChangeNotification>() else { continue };
-            for change in changes.monitored_items.unwrap_or_default() {
-                if change.client_handle == PULSE_HANDLE {
-                    self.subscriptions[at].pulsed(now);
-                    self.note_clock(&change.value);
-                } else {
-                    self.changed(change.client_handle as usize, &change.value, now);
-                }
-            }
-        }
-        is_over
-    }
-
-    /// How far the server's clock is from ours: what its time stamps are worth.
-    fn note_clock(&self, value: &DataValue) {
-        let Some(Variant::DateTime(time)) = &value.value else { return };
-        let offset = time.as_chrono().timestamp_millis().saturating_sub(Stamp::now().unix_millis());
-        self.devices.iter().for_each(|plan| plan.metrics.clock_offset_ms.set(offset));
-    }
-
-    fn changed(&mut self, ix: usize, value: &DataValue, now: Instant) {
-        let Some(item) = self.items.get(ix) else { return };
-        let (device, reading) = (item.device, item.reading);
-        let Some(session) = &self.session else { return };
-        if value.status.is_some_and(|status| status.overflow()) {
-            // Its queue on the server was full (OPC UA Part 4, 7.39.1).
-            self.devices[device].metrics.lost_values.inc();
-        }
-        let quality = match item.plain {
-            Some(kind) => quality(value, kind, None, None),
-            None => session.nodes.quality(&self.devices[device], device, reading, value),
-        };
-        match quality.raw {
-            // There are servers that watch what does not exist, and say so by a value; it may exist some day.
-            Err(cause @ Cause::Status(status)) if is_absence(status) => self.is_bad(ix, cause),
-            raw => {
-                (self.items[ix].state, self.items[ix].told) = (ItemState::Watched, None);
-                self.take(ix, raw, quality.note, now);
-            }
-        }
-    }
-
-    /// Deletes a subscription and creates it anew: everything in it comes again.
-    async fn resubscribe(&mut self, at: usize) -> Result<(), LinkLost> {
-        let Some(session) = self.session.take() else { return Err(gone()) };
-        let _ = session.link.channel().unsubscribe(self.subscriptions[at].id, session.link.timeout()).await;
-        let created = self.subscribe(&session, at).await;
-        self.session = Some(session);
-        created.map_err(unusable)
-    }
-
-    /// Looks at the subscriptions whose silence may have lasted too long.
-    async fn watch(&mut self) -> Result<(), LinkLost> {
-        let now = Instant::now();
-        for at in 0..self.subscriptions.len() {
-            let Some(silence) = self.subscriptions[at].silence(now) else { continue };
-            match silence {
-                Silence::Dead => return Err(LinkLost("the server sends no keep-alives any more".into())),
-                // Where others come, or the clock does, the subscription lives.
-                Silence::NoFirstValues if self.lives(at) || !self.misses_first(at, now) => {
-                    self.give_up_awaited(at, now);
-                }
-                Silence::NoValues | Silence::NoFirstValues if self.subscriptions[at].is_second => {
-                    return Err(LinkLost("the server sends keep-alives, and no values".into()));
-                }
-                Silence::NoValues | Silence::NoFirstValues => {
-                    tracing::warn!("a subscription sends keep-alives and no values: it is made anew");
-                    self.resubscribe(at).await?;
-                    self.subscriptions[at].is_second = true;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Has any value come in this subscription?
-    fn lives(&self, at: usize) -> bool {
-        let subscription = &self.subscriptions[at];
-        let mut states = subscription.items.iter().map(|ix| self.items[*ix].state);
-        subscription.has_pulsed() || states.any(|state| state == ItemState::Watched)
-    }
-
-    fn misses_first(&self, at: usize, now: Instant) -> bool {
-        let mut states = self.subscriptions[at].items.iter().map(|ix| self.items[*ix].state);
-        states.any(|state| matches!(state, ItemState::Awaited(by) if by <= now))
-    }
-
-    /// Nodes that the server has promised to watch and says nothing of, while others come: bad, until it does.
-    fn give_up_awaited(&mut self, at: usize, now: Instant) {
-        let mut next: Option<Instant> = None;
-        for ix in self.subscriptions[at].items.clone() {
-            match self.items[ix].state {
-                ItemState::Awaited(by) if by <= now => {
-                    self.items[ix].state = ItemState::Slow;
-                    self.tell_bad(ix, Cause::Timeout);
-                }
-                ItemState::Awaited(by) => next = Some(next.map_or(by, |next| next.min(by))),
-                _ => {}
-            }
-        }
-        self.subscriptions[at].awaits_until(next);
-        self.flush(now);
     }
 
     /// Compares a part of the server with the map.

@@ -63,8 +63,8 @@ async fn a_first_value_that_is_late_is_told_once_and_not_asked_for_again() {
     let mut driver = driver(2, None);
     let soon = driver.subscriptions[0].awaits(Instant::now());
     let late = soon + Duration::from_secs(60);
-    driver.items[0].state = ItemState::Awaited(soon);
-    driver.items[1].state = ItemState::Awaited(late);
+    driver.set_state(0, ItemState::Awaited(soon));
+    driver.set_state(1, ItemState::Awaited(late));
     driver.give_up_awaited(0, soon);
     assert_eq!(told(&mut driver), [[Err(Cause::Timeout)]]);
     assert_eq!(driver.items[0].state, ItemState::Slow, "what is bad is asked for again, this is not");
@@ -85,7 +85,7 @@ async fn what_stays_bad_is_told_once_however_often_it_is_asked_for() {
         driver.is_bad(0, absent);
         driver.flush(Instant::now());
         // Asked for again, accepted, and bad by its first value: there are such servers.
-        driver.items[0].state = ItemState::Awaited(Instant::now());
+        driver.set_state(0, ItemState::Awaited(Instant::now()));
     }
     assert_eq!(told(&mut driver), [[Err(absent)]]);
     driver.is_bad(0, Cause::Status(status(StatusCode::BadUserAccessDenied)));
