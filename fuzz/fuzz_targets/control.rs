@@ -19,7 +19,7 @@ use tokio::time::Instant;
 const LONGEST_REFUSAL: usize = 6 * 512 + 256;
 
 thread_local! {
-    static RUNTIME: Runtime = Builder::new_current_thread().build().expect("a runtime");
+    static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
     static EXPLAINER: Explainer = explainer();
 }
 
