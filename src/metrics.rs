@@ -306,6 +306,8 @@ pub struct DeviceMetrics {
     pub exception_codes: [Counter; 12],
     /// Reads of which something was asked for again at once.
     pub retries: Counter,
+    /// When a reload added it; never, if it has been there since the start.
+    pub added_at: Moment,
     /// When it gave values last.
     pub values_at: Moment,
     /// When a message of it was acknowledged last.

@@ -279,7 +279,8 @@ async fn a_reload_that_nobody_confirms_is_undone() {
     // Kept.
     assert_eq!(bench.taktbus(&["reload", "--confirm", "2s"]).await.0, Some(0));
     assert_eq!(bench.taktbus(&["reload", "--keep"]).await.0, Some(0));
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (code, _, err) = bench.taktbus(&["reload", "--revert"]).await;
+    assert!(code == Some(1) && err.contains("no reload waits"), "{err}");
     assert_eq!(bench.ask("explain b").await["connections"][0]["devices"][0]["device"], "b");
 }
 

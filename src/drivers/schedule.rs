@@ -230,8 +230,8 @@ impl Schedule {
         }
     }
 
-    /// Goes on where another schedule of the same line was: an entry that was there too (`same` gives its index) keeps its phase, and each
-    /// unit its health. What `old` had given out and not seen done is due now.
+    /// Goes on where another schedule of the same line was: an entry that was there too (`same` gives its index) keeps its phase, and a
+    /// unit with such an entry its health; one without is asked at once. What `old` had given out and not seen done is due now.
     pub fn take_over(&mut self, old: &Self, same: impl Fn(usize) -> Option<usize>, now: Instant) {
         self.probes_from = old.probes_from;
         for ix in 0..self.slots.len() {
@@ -246,6 +246,10 @@ impl Schedule {
             let id = self.units[unit].slots.first().map(|ix| self.slots[*ix].entry.unit);
             let is_same = |was: &&Unit| was.slots.first().map(|ix| old.slots[*ix].entry.unit) == id;
             let Some(was) = old.units.iter().find(is_same) else { continue };
+            if !self.units[unit].slots.iter().any(|ix| same(*ix).is_some()) {
+                self.units[unit].held_until = was.held_until;
+                continue;
+            }
             self.units[unit].keep_health(was);
             if was.sick {
                 let probe = was.slots.iter().find_map(|ix| match old.slots[*ix].kept {

@@ -245,7 +245,8 @@ impl<D: Driver> Session<'_, D> {
         self.driver.disconnect();
         self.metrics.up.set(0);
         if self.reported.as_ref() != Some(&lost.0) {
-            tracing::warn!(connection = %self.metrics.name, reason = %lost.0, "link down");
+            let devices = self.known.len();
+            tracing::warn!(connection = %self.metrics.name, reason = %lost.0, devices, "link down");
             self.reported = Some(lost.0.clone());
         }
         self.all_offline().await
@@ -271,6 +272,10 @@ impl<D: Driver> Session<'_, D> {
         plan.metrics.state.set(if state == DeviceState::Online { 1 } else { 2 });
         match state {
             DeviceState::Online => tracing::info!(device = %plan.device.name, "device online"),
+            // That the link is down is logged once, not for each of its devices.
+            DeviceState::Offline(Cause::Offline) => {
+                tracing::debug!(device = %plan.device.name, "device offline")
+            }
             DeviceState::Offline(cause) => {
                 tracing::warn!(device = %plan.device.name, %cause, "device offline")
             }

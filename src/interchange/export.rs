@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::note::Note;
 use super::titles::Column;
-use super::words;
+use super::{numbers, words};
 use crate::config::LoadedProfile;
 use crate::mapping::compiled::{
     Byte, Chars, ClockFormat, DeviceMap, Kind, Order, Reading, Select, Source, Transform,
@@ -188,8 +188,9 @@ fn cells(item: &Item<'_>, map: &DeviceMap, lost: &mut Vec<String>) -> Cells {
     cells.insert(Column::Scale, scale(transform, map));
     cells.insert(Column::Offset, transform.offset.unwrap_or(Decimal::ZERO).to_string());
     let unit = item.unit.unwrap_or_default();
-    if words::unit(unit) != if unit == "%" { "percent" } else { unit } {
-        lost.push(format!("the unit '{unit}', which is read back as '{}'", words::unit(unit)));
+    let again = read_back(unit);
+    if again != if unit == "%" { "percent" } else { unit } {
+        lost.push(format!("the unit '{unit}', which is read back as '{again}'"));
     }
     cells.insert(Column::Unit, unit.into());
     cells.insert(Column::Access, item.access.into());
@@ -349,6 +350,11 @@ fn csv(rows: &[Cells]) -> String {
         let _ = writer.write_record(columns.iter().map(|column| row.get(column).map_or("", String::as_str)));
     }
     writer.into_inner().ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default()
+}
+
+/// What an import makes of a unit.
+fn read_back(unit: &str) -> String {
+    if numbers::is_nothing(unit) { String::new() } else { words::unit(unit) }
 }
 
 #[cfg(test)]

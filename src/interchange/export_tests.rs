@@ -102,6 +102,7 @@ limits: {max_gap: 2}
 write_order: CDAB
 points:
   level:  {input: 7, type: int16, deadband: 0.5, alone: true, unit: C, scale_from: helper}
+  none:   {input: 11, type: int16, unit: na}
   far:    {holding: [690, 625], type: int32}
   both:   {sum: {level: 1, far: 10}}
   word:   {holding: 3, type: uint16, bits: {ready: 1, tripped: 3}}
@@ -111,13 +112,14 @@ points:
   nobody: {input: 2, type: int16, internal: true}
 ";
     let exported = export(&load_profile_text("t", text)).unwrap();
-    assert_eq!((exported.points, exported.left_out), (5, 3));
+    assert_eq!((exported.points, exported.left_out), (6, 3));
     let notes: Vec<String> = exported.notes.iter().map(|note| note.show("t").to_string()).collect();
     assert_eq!(
         notes,
         [
             "t: warning: not in the table: title, limits",
             "t: warning: point 'level': not in the table: the unit 'C', which is read back as '°C', deadband, alone",
+            "t: warning: point 'none': not in the table: the unit 'na', which is read back as ''",
             "t: error: point 'far' is not in the table: its registers are far apart",
             "t: error: point 'both' is not in the table: it is a sum of other points",
             "t: warning: point 'word': not in the table: bits (the whole register is)",
@@ -173,9 +175,11 @@ fn draft() -> impl Strategy<Value = Draft> {
         (-99_999i64..99_999, 0u8..6).prop_map(|(m, s)| Decimal::try_new(m.into(), s).unwrap()),
     );
     let access = prop::sample::select(&[Access::Read, Access::Read, Access::ReadWrite, Access::Write][..]);
+    let is_kept = |unit: &String| read_back(unit) == *unit;
+    let unit = "V|kWh|percent|°C|[a-z/²]{1,6}".prop_filter("is read back as another one", is_kept);
     let texts = (
         "[a-zA-Zäß][a-zA-Z0-9_.-]{0,12}|on|null|1e5",
-        prop::option::of("V|kWh|percent|°C|[a-z/²]{1,6}"),
+        prop::option::of(unit),
         prop::option::of("\\PC{1,30}|a,\"b\";\n c"),
     );
     let more = (

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::reload::Plans;
 use crate::config::plan::Route;
 use crate::drivers::Plan;
@@ -16,7 +18,13 @@ pub fn counted(connections: &Plans, routes: &[Route], before: &Metrics) -> (Metr
     let known: HashMap<&str, &Arc<DeviceMetrics>> =
         before.devices.iter().map(|device| (&*device.name, device)).collect();
     let device = |name: &Arc<str>| {
-        let new = || Arc::new(DeviceMetrics::new(name.clone()));
+        let new = || {
+            let device = DeviceMetrics::new(name.clone());
+            if !before.devices.is_empty() {
+                device.added_at.set(Instant::now());
+            }
+            Arc::new(device)
+        };
         known.get(&**name).map_or_else(new, |known| Arc::clone(known))
     };
     let of_connection = |(name, plan): &(String, Arc<Plan>)| {
@@ -31,9 +39,11 @@ pub fn counted(connections: &Plans, routes: &[Route], before: &Metrics) -> (Metr
         let known = before.routes.iter().find(|known| *known.name == *route.name).cloned();
         let new = || Arc::new(RouteMetrics { name: route.name.as_str().into(), ..Default::default() });
         let route = known.unwrap_or_else(new);
+        let counting = route.devices.get();
+        let counting: HashMap<&str, _> = counting.iter().map(|device| (&*device.name, device)).collect();
         let own = |device: &Arc<DeviceMetrics>| {
             let new = || Arc::new(DeviceMetrics::new(device.name.clone()));
-            route.device(&device.name).unwrap_or_else(new)
+            counting.get(&*device.name).map_or_else(new, |known| Arc::clone(known))
         };
         let devices = if index == 0 { devices.clone() } else { devices.iter().map(own).collect() };
         route.devices.set(devices);

@@ -135,9 +135,10 @@ families! {
 
     "taktbus_device_online" Gauge DEVICE "1 while the device answers, 0 while it does not or nobody knows.",
         |explainer, to| device_number(explainer, to, |device| f64::from(device.state.get() == 1));
-    "taktbus_values_age_seconds" Gauge DEVICE "Time since the device gave values last; since the start, if it never did.",
+    "taktbus_values_age_seconds" Gauge DEVICE "Time since the device gave values last; since the start or the reload that added it, if it never did.",
         |explainer, to| each_device(explainer, |c, device| {
-            let age = device.metrics.values_at.get().unwrap_or(explainer.started).elapsed();
+            let known = device.metrics.values_at.get().or_else(|| device.metrics.added_at.get());
+            let age = known.unwrap_or(explainer.started).elapsed();
             to.number(&[&c.metrics.name, &device.metrics.name], age.as_secs_f64());
         });
     "taktbus_values_age_limit_seconds" Gauge DEVICE "Up to which age its values count as fresh; absent where they come when they change.",

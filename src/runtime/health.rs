@@ -2,7 +2,7 @@
 //!
 //! - *live*: the thread that polls and publishes was at work within [`BEAT_LIMIT`].
 //! - *ready*: each device gave values within [`MISSED_ROUNDS`] of its interval and its budget (where values come when they change: it
-//!   is online), and no route has had messages waiting for [`ROUTE_PATIENCE`] and the largest budget without an acknowledgement.
+//!   is online; one that a reload has added has that time for its first values), and no route has had messages waiting for [`ROUTE_PATIENCE`] and the largest budget without an acknowledgement.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,10 +92,13 @@ fn stale_device(
         let is_online = connection.metrics.up.get() == 1 && metrics.state.get() == 1;
         return (!is_online).then(|| format!("{name}: it is not online"));
     };
+    let added = metrics.added_at.get();
     match metrics.values_at.get() {
+        None if added.is_some_and(|added| now.saturating_duration_since(added) <= limit) => None,
         None => Some(format!(
-            "{name}: no values in the {:.1} s since the start",
-            now.saturating_duration_since(started).as_secs_f64()
+            "{name}: no values in the {:.1} s since {}",
+            now.saturating_duration_since(added.unwrap_or(started)).as_secs_f64(),
+            if added.is_some() { "it was added" } else { "the start" }
         )),
         Some(at) if now.saturating_duration_since(at) > limit => Some(format!(
             "{name}: its last values are {:.1} s old, with {:.1} s allowed",
@@ -139,6 +142,18 @@ mod tests {
         oven.values_at.set(Instant::now());
         tokio::time::advance(Duration::from_millis(500)).await;
         assert_eq!(reasons(&explainer), ["pump: its last values are 3.5 s old, with 3.0 s allowed"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_a_reload_adds_has_its_time() {
+        let mut explainer = explainer();
+        explainer.connections[0].devices.truncate(1);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        explainer.connections[0].devices[0].metrics.added_at.set(Instant::now());
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(reasons(&explainer), [""; 0]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(reasons(&explainer), ["oven: no values in the 4.0 s since it was added"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -147,6 +147,11 @@ impl Reloader {
 
     /// Has the gateway go over to what the site file says now.
     pub async fn reload(&self) -> Result<Difference, Refused> {
+        let this = self.clone();
+        to_its_end(async move { this.reload_now().await }).await
+    }
+
+    async fn reload_now(&self) -> Result<Difference, Refused> {
         let trial = self.turn.lock().await;
         if trial.is_some() {
             return Err(Refused::OnTrial);
@@ -158,6 +163,11 @@ impl Reloader {
 
     /// The same, and undoes it when nobody has confirmed it within so long, or when values get older or later than they were before.
     pub async fn reload_on_trial(&self, within: Duration) -> Result<Difference, Refused> {
+        let this = self.clone();
+        to_its_end(async move { this.try_for(within).await }).await
+    }
+
+    async fn try_for(&self, within: Duration) -> Result<Difference, Refused> {
         let mut trial = self.turn.lock().await;
         if trial.is_some() {
             return Err(Refused::OnTrial);
@@ -200,6 +210,11 @@ impl Reloader {
 
     /// Undoes a reload that is on trial. Says what that has changed.
     pub async fn revert(&self, reason: &str) -> Result<Difference, Refused> {
+        let (this, reason) = (self.clone(), reason.to_owned());
+        to_its_end(async move { this.revert_now(&reason).await }).await
+    }
+
+    async fn revert_now(&self, reason: &str) -> Result<Difference, Refused> {
         let mut turn = self.turn.lock().await;
         let Trial { before, decided } = turn.take().ok_or(Refused::NoTrial)?;
         tracing::warn!(reason, "the reload is undone; the site file still has it");
@@ -222,7 +237,9 @@ impl Reloader {
             return Ok(());
         }
         let (done, is_done) = oneshot::channel();
-        let changes = difference.to_string().trim_end().replace('\n', "; ");
+        let changes = difference.to_string();
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let changes = changes.lines().map(words).collect::<Vec<_>>().join("; ");
         let (site, connections) = (next.site.clone(), next.connections.clone());
         let reload = Reload { site, connections, changes, done };
         self.wanted.send(reload).await.map_err(|_| Refused::Stopping)?;
@@ -230,6 +247,13 @@ impl Reloader {
         self.standing.set(next);
         Ok(())
     }
+}
+
+/// Whoever asked may go away: what has been begun is done nevertheless, else nobody would know what runs.
+async fn to_its_end(
+    work: impl Future<Output = Result<Difference, Refused>> + Send + 'static,
+) -> Result<Difference, Refused> {
+    tokio::spawn(work).await.unwrap_or(Err(Refused::Stopping))
 }
 
 fn prepare(load: &Load, standing: &Standing) -> Result<(Difference, Standing), Refused> {

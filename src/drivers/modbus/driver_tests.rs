@@ -914,6 +914,37 @@ async fn what_was_found_out_of_a_device_stays_when_another_one_comes() {
     assert!(after <= before + 3, "the refused address is asked for again and again: {before} {after}");
 }
 
+/// A dead unit's new device is asked at once and told away once; one beside a device that has stayed is what that one is.
+#[tokio::test(start_paused = true)]
+async fn a_new_device_of_a_dead_unit_is_told_away_and_gives_no_bad_values_for_ever() {
+    for is_shared in [false, true] {
+        let plant = Plant::default();
+        plant.set(|state| state.dead = vec![2]);
+        let dead = |every| device(2, ms(every));
+        let named = |name: &str| {
+            let mut other = dead(300);
+            other.name = name.into();
+            other
+        };
+        let (mut running, sender) = start_replaceable(&plant, &tcp(), vec![device(1, ms(100)), dead(200)]);
+        let told = running.after(ms(30_000)).await;
+        assert!(told.contains(&Told::Offline(2, Cause::Timeout)));
+        let stayed = is_shared.then(|| dead(200));
+        let devices = [device(1, ms(100)), named("other")].into_iter().chain(stayed).collect();
+        replace(&mut running, &sender, &tcp(), devices);
+        let told = running.after(ms(60_000)).await;
+        let count = |what: fn(&Told) -> bool| told.iter().filter(|told| what(told)).count();
+        assert_eq!(count(|told| matches!(told, Told::Offline(2, _))), 1, "{is_shared}");
+        let bad = count(|told| matches!(told, Told::Bad(2, ..)));
+        assert!(bad <= 6, "{bad} {is_shared}");
+        plant.set(|state| state.dead.clear());
+        let told = running.after(ms(30_000)).await;
+        let back = told.iter().filter(|told| matches!(told, Told::Online(2))).count();
+        assert_eq!(back, 1 + usize::from(is_shared));
+        assert!(values_of(&told, 2) > 50);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_link_gets_another_driver() {
     let plant = Plant::default();

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{ModbusDriver, entries};
+use super::{DeviceState, ModbusDriver, entries};
 use crate::drivers::modbus::transport::Open;
 use crate::drivers::modbus::window::Window;
 use crate::drivers::schedule::Schedule;
 use crate::drivers::{Plan, Replan, Running, seed_of};
 use crate::mapping::device::DevicePlan;
+use crate::model::value::Cause;
 
 impl<O: Open> ModbusDriver<O> {
     /// See [`Driver::replan`](crate::drivers::Driver::replan).
@@ -46,8 +47,6 @@ impl<O: Open> ModbusDriver<O> {
                 Some(index) => Arc::clone(&old_devices[index]),
                 None => {
                     let (device, reads) = (planned.device.clone(), planned.reads.clone());
-                    // Whoever answers under this unit id next comes online under its name.
-                    self.online[usize::from(device.unit)] = None;
                     Arc::new(DevicePlan { device, reads, metrics: Arc::clone(metrics) })
                 }
             };
@@ -74,8 +73,26 @@ impl<O: Open> ModbusDriver<O> {
         let (firsts, entries) = (first_entries(&old_devices), entries(&self.devices));
         let same = |entry: usize| Some(firsts[stayed[entries[entry].device]?] + entries[entry].read);
         self.schedule.take_over(&old_schedule, same, now);
+        self.tell_newcomers(&stayed);
         self.window = (self.config.max_in_flight > 1).then(|| Window::new(self.config.max_in_flight));
         Replan::Done
+    }
+
+    /// Of a unit that has only new devices nobody knows anything; one that is new beside others is what they are.
+    fn tell_newcomers(&mut self, stayed: &[Option<usize>]) {
+        let mut known = [false; 256];
+        for (plan, _) in self.devices.iter().zip(stayed).filter(|(_, stayed)| stayed.is_some()) {
+            known[usize::from(plan.device.unit)] = true;
+        }
+        self.online.iter_mut().zip(known).filter(|(_, known)| !known).for_each(|(online, _)| *online = None);
+        for index in (0..stayed.len()).filter(|index| stayed[*index].is_none()) {
+            let state = match self.online[usize::from(self.devices[index].device.unit)] {
+                Some(true) => DeviceState::Online,
+                Some(false) => DeviceState::Offline(Cause::Offline),
+                None => continue,
+            };
+            self.changes.push_back((index, state));
+        }
     }
 }
 
