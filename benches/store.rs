@@ -71,7 +71,7 @@ fn read(path: &std::path::Path, settings: &Settings, count: u64) {
     println!("open     {:>9.1} ms: from here on the gateway polls", started.elapsed().as_secs_f64() * 1e3);
     log.start(2, Instant::now());
     while log.is_recovering() {
-        log.recover_one();
+        log.recover_one(Instant::now());
     }
     println!("recover  {:>9.1} ms", started.elapsed().as_secs_f64() * 1e3);
     let started = Instant::now();

@@ -101,7 +101,7 @@ fn read(log: &mut Log<Memory>, epoch: u64) -> Vec<Stored> {
     let now = Instant::now();
     log.start(epoch, now);
     while log.is_recovering() {
-        log.recover_one();
+        log.recover_one(Instant::now());
     }
     log.turn(now);
     let mut found = Vec::new();

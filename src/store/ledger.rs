@@ -90,6 +90,14 @@ impl Ledger {
             .for_each(|segment| segment.bytes = bytes);
     }
 
+    /// The positions of messages that a segment has, and that are not settled.
+    pub fn unsettled_in(&self, number: u64) -> impl Iterator<Item = u64> {
+        let segment = self.segments.iter().filter(move |segment| segment.number == number);
+        let positions = segment.flat_map(|segment| (segment.first..).zip(&segment.states));
+        let unsettled = positions.filter(|(_, state)| **state & (PRESENT | SETTLED) == PRESENT);
+        unsettled.map(|(position, _)| position).filter(move |position| self.has_copy(number, *position))
+    }
+
     /// Bytes of all segments' files.
     pub fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()

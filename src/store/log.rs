@@ -4,6 +4,7 @@
 //! - When a write or an fdatasync fails, nothing is tried again on that file: it's sealed, and what was not synced is written again
 //!   into the next one (an fdatasync that failed may have dropped the pages, and would succeed the next time). Until there
 //!   is a next one everything waits in memory.
+//! - What the disk does not yield for a moment is read when it does.
 //! - The oldest segment goes when all of its messages are settled, or when there is no room: then a gap record for
 //!   each message is durable first.
 
@@ -25,6 +26,7 @@ use crate::metrics::RouteMetrics;
 use crate::model::clock;
 use crate::model::gaps::Gap;
 use holes::Holes;
+use recover::Through;
 
 mod holes;
 mod read;
@@ -35,6 +37,9 @@ mod shed;
 const SYNC_BYTES: u64 = 64 << 10;
 /// How long to leave a disk alone after it failed.
 const RETRY: Duration = Duration::from_secs(2);
+/// A read that the disk refuses is tried again, [`RETRY`] apart, so many times. Then what it does not yield is given up, block by block,
+/// until it yields something again.
+const MOST_REFUSED_READS: u32 = 15;
 /// A store has so many segments when it's full.
 const SEGMENTS: u64 = 32;
 /// Bytes of a segment, at least and at most.
@@ -81,6 +86,7 @@ pub struct Log<D: Disk> {
     done_bytes: usize,
     /// Segments that are to be read through, and what's found missing in them.
     unread: VecDeque<u64>,
+    through: Option<Through<D::File>>,
     holes: Holes,
     reading: Option<(u64, Reader<D::File>)>,
     read_from: u64,
@@ -88,8 +94,11 @@ pub struct Log<D: Disk> {
     failing: Option<(String, Instant)>,
     /// One segment more than there may be is there for the records of what is given up.
     is_overdrawn: bool,
-    /// So many bytes are to be read as soon as the disk is well: what is asked for is not on it.
-    read_later: Option<usize>,
+    /// So many bytes are to be read: at once, or as soon as the disk is well.
+    to_read: Option<usize>,
+    /// How many reads in a row the disk has refused, and until when it's left alone.
+    refused_reads: u32,
+    read_after: Option<Instant>,
     /// The forwarder was asked to give up what it has up to here.
     shedding: Option<(u64, &'static str)>,
     events: Vec<Event>,
@@ -128,12 +137,15 @@ impl<D: Disk> Log<D> {
             run: 0,
             done_bytes: 0,
             unread: VecDeque::new(),
+            through: None,
             holes: Holes::default(),
             reading: None,
             read_from: 0,
             failing: None,
             is_overdrawn: false,
-            read_later: None,
+            to_read: None,
+            refused_reads: 0,
+            read_after: None,
             shedding: None,
             events: Vec::new(),
         };
@@ -184,10 +196,7 @@ impl<D: Disk> Log<D> {
                 self.pending.push_back(Record::GivenUp(positions.into_iter().collect(), gap));
             }
             Op::GapPublished(id) => self.pending.push_back(Record::GapPublished(id)),
-            Op::Read(most) => {
-                // What was released before is to be read, so it has to be known as written.
-                self.answer(most);
-            }
+            Op::Read(most) => self.to_read = Some(most),
             Op::Shed(upto) => self.shed(upto),
             Op::DeadLetter(stored, why) => {
                 let text = format::dead_letter(&stored, &why);
@@ -208,10 +217,10 @@ impl<D: Disk> Log<D> {
         if self.dirty_since.is_none() && !self.unsynced.is_empty() {
             self.dirty_since = Some(now);
         }
-        if self.failing.is_none()
-            && let Some(most) = self.read_later.take()
+        if self.may_read(now)
+            && let Some(most) = self.to_read.take()
         {
-            self.answer(most);
+            self.answer(most, now);
         }
         self.show();
         std::mem::take(&mut self.events)
@@ -219,10 +228,34 @@ impl<D: Disk> Log<D> {
 
     /// When [`Self::turn`] has something to do, though no op comes.
     pub fn due(&self) -> Option<Instant> {
-        match &self.failing {
+        let write = match &self.failing {
             Some((_, at)) => Some(*at),
             None => self.dirty_since.map(|since| since + self.settings.sync),
+        };
+        let read = self.read_after.filter(|_| self.to_read.is_some() || self.is_recovering());
+        [write, read].into_iter().flatten().min()
+    }
+
+    /// Has the disk yielded what it was asked for, or been left alone for long enough?
+    pub fn may_read(&self, now: Instant) -> bool {
+        self.read_after.is_none_or(|after| now >= after)
+    }
+
+    /// Is what the disk has not yielded to be tried again?
+    fn is_read_again(&mut self, error: &io::Error, now: Instant) -> bool {
+        if self.refused_reads >= MOST_REFUSED_READS {
+            return false;
         }
+        if self.refused_reads == 0 {
+            tracing::error!(%error, "the store can't be read; it's tried again");
+        }
+        self.refused_reads += 1;
+        self.read_after = Some(now + RETRY);
+        true
+    }
+
+    fn was_read(&mut self) {
+        (self.refused_reads, self.read_after) = (0, None);
     }
 
     /// Writes and syncs everything.
@@ -509,7 +542,7 @@ impl<D: Disk> Log<D> {
         self.metrics.stored_age_ms.set(age.unwrap_or(0));
         let spare = self.spare.as_ref().map_or(0, |_| self.segment_size());
         self.metrics.stored_bytes.set(self.ledger.bytes() + spare);
-        self.metrics.store_failing.set(u64::from(self.failing.is_some()));
+        self.metrics.store_failing.set(u64::from(self.failing.is_some() || self.refused_reads > 0));
     }
 }
 

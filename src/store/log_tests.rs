@@ -13,6 +13,8 @@ use super::*;
 use crate::metrics::RouteMetrics;
 use crate::model::gaps::{GapId, Gaps};
 
+mod damage;
+
 const SIZE: u64 = 8 << 20;
 /// Three segments.
 const SMALL: u64 = 1 << 20;
@@ -61,6 +63,8 @@ struct Model {
     /// What was handed out in this run.
     handed: Vec<Stored>,
     recovered: bool,
+    /// A disk that can't be read is well again after it has been left alone so often.
+    heals_after: u32,
 }
 
 impl Model {
@@ -82,6 +86,7 @@ impl Model {
             gaps: Gaps::default(),
             handed: Vec::new(),
             recovered: false,
+            heals_after: 0,
         };
         model.start();
         model
@@ -90,9 +95,21 @@ impl Model {
     fn start(&mut self) {
         self.log.start(self.epoch, self.now);
         while self.log.is_recovering() {
-            self.log.recover_one();
+            if self.log.may_read(self.now) {
+                self.log.recover_one(self.now);
+            } else {
+                self.rest();
+            }
         }
         self.turn();
+    }
+
+    fn rest(&mut self) {
+        self.now = self.log.due().unwrap();
+        match self.heals_after.checked_sub(1) {
+            Some(left) => self.heals_after = left,
+            None => self.disk.fail(0, None),
+        }
     }
 
     fn turn(&mut self) {
@@ -159,7 +176,17 @@ impl Model {
 
     fn restart(&mut self, disk: Memory) {
         self.disk = disk;
-        let (log, opened) = open(&self.disk, self.size);
+        self.reopen(None);
+    }
+
+    /// Another run on the same disk, which refuses to be read after so many operations.
+    fn reopen(&mut self, refuses_after: Option<u32>) {
+        self.disk.fail(refuses_after.unwrap_or(0), refuses_after.map(|_| Fault::Read));
+        let opened = Log::open(self.disk.clone(), settings(self.size), Arc::new(RouteMetrics::default()));
+        let (log, opened) = opened.unwrap_or_else(|_| {
+            self.disk.fail(0, None);
+            open(&self.disk, self.size)
+        });
         (self.log, self.next) = (log, opened.next);
         self.epoch = opened.last_epoch.max(self.epoch) + 1;
         self.seqs = [0; 3];
@@ -175,7 +202,9 @@ impl Model {
             let before = self.handed.len();
             self.log.apply(Op::Read(10_000));
             self.turn();
-            if self.handed.len() == before {
+            if !self.log.may_read(self.now) {
+                self.rest();
+            } else if self.handed.len() == before {
                 break;
             }
         }
@@ -349,49 +378,6 @@ proptest! {
     #![proptest_config(cases(500))]
 
     #[test]
-    fn flipped_bits_cost_a_block_and_make_no_value(
-        count in 50usize..400,
-        flips in prop::collection::vec((any::<prop::sample::Index>(), 0u8..8), 1..4),
-        cut in prop::option::of(any::<prop::sample::Index>()),
-    ) {
-        let mut model = Model::new(SIZE);
-        for i in 0..count {
-            model.append(i % 3, (i * 37) % 900);
-            if i % 7 == 0 {
-                model.turn();
-            }
-        }
-        model.sync();
-        let disk = model.disk.killed();
-        let used = disk.list().unwrap().into_iter().filter(|name| name.ends_with(".seg")).collect::<Vec<_>>();
-        for (index, bit) in flips {
-            disk.with(&used[0], |bytes| {
-                let at = index.index(bytes.len().min(count * 600));
-                bytes[at] ^= 1 << bit;
-            });
-        }
-        if let Some(cut) = cut {
-            disk.with(&used[0], |bytes| bytes.truncate(cut.index(bytes.len())));
-        }
-        model.restart(disk);
-        model.read_all();
-        // What was behind the last message that can be read is not known any more.
-        let mut last = BTreeMap::new();
-        for stored in &model.handed {
-            last.insert(stored.device.clone(), stored.position);
-        }
-        let known: Vec<u64> = model
-            .appended
-            .values()
-            .filter(|stored| last.get(&stored.device).is_some_and(|last| stored.position <= *last))
-            .filter(|stored| model.handed.iter().any(|h| h.device == stored.device && h.position < stored.position) || model.handed.contains(stored))
-            .map(|stored| stored.position)
-            .collect();
-        model.appended.retain(|position, _| known.contains(position));
-        model.check(u64::MAX);
-    }
-
-    #[test]
     fn a_disk_that_fails_for_a_while_costs_nothing(
         count in 20usize..120,
         after in 0u32..60,
@@ -520,7 +506,7 @@ fn what_was_released_comes_back_in_order_with_its_marks() {
     assert_eq!(opened, Opened { next: 10, last_epoch: 1 });
     log.start(2, model.now);
     while log.is_recovering() {
-        log.recover_one();
+        log.recover_one(Instant::now());
     }
     log.apply(Op::Read(1 << 20));
     let block = log.turn(model.now).into_iter().find_map(|event| match event {
@@ -548,7 +534,7 @@ fn starting_again_and_again_in_an_outage_does_not_fill_a_store() {
         assert_eq!(opened.next, run * 3);
         log.start(run + 1, Instant::now());
         while log.is_recovering() {
-            log.recover_one();
+            log.recover_one(Instant::now());
         }
         (0..3).for_each(|i| log.apply(Op::Append(message(run * 3 + i, run + 1, 0, i, 100))));
         let events = log.turn(Instant::now());
@@ -558,7 +544,7 @@ fn starting_again_and_again_in_an_outage_does_not_fill_a_store() {
     let (mut log, _) = open(&disk, SIZE);
     log.start(101, Instant::now());
     while log.is_recovering() {
-        log.recover_one();
+        log.recover_one(Instant::now());
     }
     let events = log.turn(Instant::now());
     let waiting = events.iter().find_map(|event| match event {
@@ -591,35 +577,4 @@ fn gaps_are_owed_until_their_record_is_acknowledged() {
     assert!(model.gaps.is_empty());
     model.read_all();
     assert!(model.handed.is_empty());
-}
-
-#[test]
-fn a_store_of_a_later_version_is_left_alone() {
-    let mut model = Model::new(SIZE);
-    model.append(0, 10);
-    model.sync();
-    let disk = model.disk.killed();
-    disk.with("0000000000000001.seg", |bytes| bytes[8] = 2);
-    let opened = Log::open(disk, settings(SIZE), Arc::new(RouteMetrics::default()));
-    assert!(matches!(opened.err(), Some(StoreError::Version { version: 2, .. })));
-}
-
-#[test]
-fn what_the_disk_no_longer_yields_is_a_gap() {
-    let mut model = Model::new(SIZE);
-    for i in 0..300 {
-        model.append(i % 3, 900);
-    }
-    model.sync();
-    let disk = model.disk.killed();
-    model.restart(disk.clone());
-    // A block goes bad after the start.
-    disk_of(&model).with("0000000000000001.seg", |bytes| bytes[70_000..120_000].fill(0xff));
-    model.read_all();
-    assert!(!model.gaps.is_empty());
-    model.check(u64::MAX);
-}
-
-fn disk_of(model: &Model) -> &Memory {
-    &model.disk
 }

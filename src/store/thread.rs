@@ -17,8 +17,9 @@ pub async fn serve<D: Disk>(mut log: Log<D>, epoch: u64, mut ends: Ends) {
     let mut batch = Vec::new();
     let mut open = true;
     while open {
-        if log.is_recovering() {
-            log.recover_one();
+        let now = Instant::now();
+        if log.is_recovering() && log.may_read(now) {
+            log.recover_one(now);
             while let Ok(op) = ends.ops.try_recv() {
                 batch.push(op);
             }

@@ -88,7 +88,8 @@ struct Run {
 }
 
 fn refusals() -> impl Strategy<Value = Vec<(u64, u64, Fault)>> {
-    let fault = prop_oneof![Just(Fault::Full), Just(Fault::Write), Just(Fault::Sync), Just(Fault::Unsynced)];
+    let fault =
+        prop::sample::select(&[Fault::Full, Fault::Write, Fault::Sync, Fault::Unsynced, Fault::Read][..]);
     prop::collection::vec((0u64..600, 1u64..3000, fault), 1..4)
 }
 

@@ -1,6 +1,16 @@
 //! What is found at the start.
 
 use super::*;
+use crate::store::ledger::Segment;
+
+/// A segment that is being read through at the start.
+pub(super) struct Through<F> {
+    reader: Reader<F>,
+    /// Records of unknown kinds.
+    unknown: u32,
+    /// Behind the last record that says something.
+    end: u64,
+}
 
 impl<D: Disk> Log<D> {
     /// A segment that is there. Says the epoch that it was begun in.
@@ -29,19 +39,28 @@ impl<D: Disk> Log<D> {
         let mut next = 0;
         let mut first = u64::MAX;
         for segment in self.ledger.segments().iter().rev() {
-            let Ok(file) = self.disk.open(&format::name(segment.number)) else { continue };
-            let Ok(mut reader) = Reader::new(file, segment.number) else { continue };
-            let mut highest = None;
-            while let Some(found) = reader.next() {
-                highest = highest.max(peek_position(found.body));
-            }
-            if highest.is_some_and(|highest| highest < first) && next > 0 {
+            let end = self.end_of(segment);
+            if end.is_some_and(|end| end <= first) && next > 0 {
                 break;
             }
-            next = next.max(highest.map_or(0, |highest| highest.saturating_add(1)));
+            next = next.max(end.unwrap_or(0));
             first = first.min(segment.first);
         }
         next
+    }
+
+    /// Above the highest position that a segment has, or may have where the disk does not yield it.
+    fn end_of(&self, segment: &Segment) -> Option<u64> {
+        let most = segment.first.saturating_add(MOST_POSITIONS);
+        let file = self.disk.open(&format::name(segment.number));
+        let Ok(mut reader) = file.and_then(|file| Reader::new(file, segment.number)) else {
+            return Some(most);
+        };
+        let mut highest = None;
+        while let Some(found) = reader.next() {
+            highest = highest.max(peek_position(found.body));
+        }
+        if reader.unreadable() > 0 { Some(most) } else { highest.map(|highest| highest.saturating_add(1)) }
     }
 
     /// Is there more to read before [`Event::Recovered`]?
@@ -54,34 +73,58 @@ impl<D: Disk> Log<D> {
         self.events.push(Event::Recovered { messages: 0, gaps: Vec::new() });
     }
 
-    /// Reads the next segment through.
-    pub fn recover_one(&mut self) {
+    /// Reads the next segment through, or what is left of it where the disk has refused to yield it.
+    pub fn recover_one(&mut self, now: Instant) {
         let Some(number) = self.unread.front().copied() else { return };
-        let name = format::name(number);
-        let reader = self.disk.open(&name).and_then(|file| Reader::new(file, number));
-        match reader {
-            Ok(mut reader) => self.read_through(&mut reader, number),
-            Err(error) => tracing::warn!(file = name, %error, "a segment can't be read"),
+        loop {
+            let Err(error) = self.read_through(number) else { break };
+            if self.is_read_again(&error, now) {
+                return;
+            }
+            match &mut self.through {
+                Some(through) => through.reader.skip_block(),
+                None => {
+                    tracing::warn!(segment = number, %error, "a segment can't be opened");
+                    break;
+                }
+            }
         }
+        self.through = None;
         self.unread.pop_front();
         if self.unread.is_empty() {
             self.recovered();
         }
     }
 
-    fn read_through(&mut self, reader: &mut Reader<D::File>, number: u64) {
-        let (mut unknown, mut end) = (0, 0);
-        while let Some(found) = reader.next() {
+    fn read_through(&mut self, number: u64) -> io::Result<()> {
+        let mut through = match self.through.take() {
+            Some(through) => through,
+            None => {
+                let file = self.disk.open(&format::name(number))?;
+                Through { reader: Reader::new(file, number)?, unknown: 0, end: 0 }
+            }
+        };
+        loop {
+            let found = match through.reader.try_next() {
+                Ok(Some(found)) => found,
+                Ok(None) => break,
+                Err(error) => {
+                    self.through = Some(through);
+                    return Err(error);
+                }
+            };
+            self.was_read();
             let Some(record) = Record::decode(found.body) else {
-                unknown += 1;
+                through.unknown += 1;
                 continue;
             };
             if let Record::Message(stored) = &record {
                 self.holes.pass(stored);
             }
             self.ledger.note(&record, number);
-            end = reader.offset();
+            through.end = through.reader.offset();
         }
+        let Through { reader, unknown, end } = through;
         let unreadable = reader.unreadable();
         if unknown == 0 && unreadable == 0 {
             self.cut_off(number, end);
@@ -89,6 +132,7 @@ impl<D: Disk> Log<D> {
         if unknown > 0 || unreadable > 0 {
             tracing::warn!(segment = number, unknown, unreadable, "parts of the store can't be read");
         }
+        Ok(())
     }
 
     /// A run's last segment is mostly empty: a gateway that starts again and again in an outage would fill the store with such.

@@ -1,6 +1,6 @@
 //! Making room: the oldest segment goes, and a gap record for each of its messages stays.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::*;
 use crate::model::gaps::GapId;
@@ -9,6 +9,16 @@ use crate::store::ledger::Segment;
 
 /// Ranges of positions, ascending.
 type Ranges = Vec<(u64, u64)>;
+
+/// What waits of a segment.
+struct Unsettled {
+    /// As gaps, with the positions that they settle.
+    named: Vec<(Ranges, Gap)>,
+    /// How many messages of that would be read.
+    wanted: usize,
+    /// Positions that the disk no longer yields.
+    unread: Vec<u64>,
+}
 
 impl<D: Disk> Log<D> {
     /// Asks the forwarder to let go of what it has of the oldest segment.
@@ -34,15 +44,26 @@ impl<D: Disk> Log<D> {
             return;
         }
         let (mut given_up, mut wanted) = (Vec::new(), 0);
+        let (mut gaps, mut messages) = (Vec::new(), 0);
         for number in &oldest {
-            let (of_it, read) = self.unsettled_of(*number);
-            given_up.extend(of_it);
+            let unsettled = match self.unsettled_of(*number, false) {
+                // Which messages they are can't be told now. `tidy` asks again.
+                Err(error) if self.is_read_again(&error, Instant::now()) => {
+                    self.shedding = None;
+                    return;
+                }
+                Err(_) => self.unsettled_of(*number, true),
+                unsettled => unsettled,
+            };
+            let Ok(Unsettled { named, wanted: read, unread }) = unsettled else { continue };
+            given_up.extend(named);
             wanted += read;
+            if !unread.is_empty() {
+                gaps.extend(self.give_up_unread(*number, &unread));
+            }
         }
         // They must not be handed out any more. That they are settled counts once it's written, as ever: the segment goes by it.
         self.read_from = self.read_from.max(upto + 1);
-        let mut gaps = Vec::new();
-        let mut messages = 0;
         for (positions, gap) in given_up {
             let gap = Gap { reason: reason.into(), ..gap };
             messages += gap.id.to - gap.id.from + 1;
@@ -72,17 +93,27 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// What waits of a segment, as gaps with the positions that they settle, and how many messages of that would be read.
-    fn unsettled_of(&self, number: u64) -> (Vec<(Ranges, Gap)>, usize) {
+    /// What waits of a segment. Fails where the disk does not yield it, or passes that over.
+    fn unsettled_of(&self, number: u64, passes_over: bool) -> io::Result<Unsettled> {
         let (mut done, mut wanted) = (Vec::new(), 0);
         let mut open: HashMap<(Arc<str>, u64), (Ranges, Gap)> = HashMap::new();
-        let file = self.disk.open(&format::name(number));
-        let Ok(mut reader) = file.and_then(|file| Reader::new(file, number)) else { return (done, wanted) };
+        let mut reader = Reader::new(self.disk.open(&format::name(number))?, number)?;
+        let mut unread: BTreeSet<u64> = self.ledger.unsettled_in(number).collect();
         // What was told before this counts, written or not.
         let told = self.settled_by_pending();
-        while let Some(found) = reader.next() {
+        loop {
+            let found = match reader.try_next() {
+                Ok(Some(found)) => found,
+                Ok(None) => break,
+                Err(_) if passes_over => {
+                    reader.skip_block();
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let Some(Record::Message(stored)) = Record::decode(found.body) else { continue };
             let Stored { position, epoch, seq, device, topic, .. } = stored;
+            unread.remove(&position);
             let is_copy = !self.ledger.has_copy(number, position);
             if is_copy || told.contains(&position) || !self.ledger.is_unsettled(position) {
                 continue;
@@ -107,7 +138,8 @@ impl<D: Disk> Log<D> {
         done.extend(open.into_values());
         // A map has no order of its own.
         done.sort_by(|(a, _), (b, _)| a.cmp(b));
-        (done, wanted)
+        unread.retain(|position| !told.contains(position));
+        Ok(Unsettled { named: done, wanted, unread: unread.into_iter().collect() })
     }
 
     fn settled_by_pending(&self) -> HashSet<u64> {
