@@ -18,7 +18,7 @@ use crate::process::Process;
 use crate::store::{Key, delivered, is_long, judge, start, waiting_if_any};
 use crate::tap::{Publish, Seen, Tap};
 
-/// What a store asks of the kernel.
+/// What a store asks of the kernel that changes something.
 const SYSCALLS: [&str; 6] = ["pwrite64", "fdatasync", "fsync", "rename", "unlink", "fallocate"];
 /// A run that has delivered so many messages has begun and removed segments: half a segment's bytes are 20 messages.
 const RUN: usize = 80;
@@ -212,19 +212,36 @@ fn system_calls_that_fail_for_a_while_cost_nothing() {
     if !can_trace(&bench.folder.path("")) {
         return;
     }
-    let firsts: &[usize] = if is_long() { &[1, 2, 3, 4, 5, 8, 13, 21, 34] } else { &[3] };
-    let calls = if is_long() { &SYSCALLS[..] } else { &["pwrite64", "fdatasync", "rename"] };
-    for error in ["EIO", "ENOSPC"] {
-        for (syscall, first) in calls.iter().flat_map(|call| firsts.iter().map(move |first| (call, first))) {
-            fails_for_a_while(&mut bench, syscall, error, *first);
+    // The first of two calls that fail.
+    let firsts: Vec<(&str, usize)> = if is_long() {
+        let each = |call| [1, 2, 3, 4, 5, 8, 13, 21, 34].map(|first| (call, first));
+        SYSCALLS.into_iter().flat_map(each).collect()
+    } else {
+        vec![("pwrite64", 3), ("fdatasync", 3), ("rename", 1)]
+    };
+    let reads: &[usize] = if is_long() { &[1, 2, 3, 4, 5, 8] } else { &[3] };
+    // EROFS: the kernel has found an error, and made the file system read-only until somebody mounts it anew.
+    for (error, calls) in
+        [("EIO", firsts.len()), ("EROFS", if is_long() { 9 } else { 1 }), ("ENOSPC", firsts.len())]
+    {
+        let mut failed = Vec::new();
+        for (syscall, first) in &firsts[..calls] {
+            failed.push(fails_for_a_while(&mut bench, syscall, error, *first));
         }
+        if error == "EIO" {
+            // What the others have left is read.
+            failed.extend(reads.iter().map(|first| fails_for_a_while(&mut bench, "pread64", error, *first)));
+        }
+        let count = failed.iter().filter(|failed| **failed).count();
+        say(&format!("{error}: met in {count} of {} runs", failed.len()));
+        assert!(is_long() || count == failed.len(), "{error}: {failed:?}");
         bench.settle(error == "ENOSPC");
     }
 }
 
 /// Two calls fail. Messages reach the broker meanwhile, and after that the store takes them again: what is sampled while the broker is
-/// away survives a kill.
-fn fails_for_a_while(bench: &mut Bench, syscall: &str, error: &str, first: usize) {
+/// away survives a kill. Says whether one has failed.
+fn fails_for_a_while(bench: &mut Bench, syscall: &str, error: &str, first: usize) -> bool {
     let what = format!("{syscall} {first} {error}");
     let before = bench.tap.look(|seen| seen.publishes.len());
     let mut gateway = bench.traced(syscall, &format!("error={error}:when={first}..{}", first + 1));
@@ -245,4 +262,5 @@ fn fails_for_a_while(bench: &mut Bench, syscall: &str, error: &str, first: usize
     gateway.finish(SOON);
     bench.accepted.extend(waiting_if_any(&bench.state).0);
     bench.broker.restart();
+    std::fs::read_to_string(bench.folder.path("strace.log")).unwrap().contains("(INJECTED)")
 }

@@ -184,6 +184,56 @@ fn whole<'k>(survivors: impl Iterator<Item = &'k Key>, seed: u64) {
     }
 }
 
+/// A file system that takes nothing, until this is dropped.
+struct Frozen<'d>(&'d Disk);
+
+impl<'d> Frozen<'d> {
+    fn new(disk: &'d Disk) -> Self {
+        run(Command::new("fsfreeze").arg("-f").arg(&disk.mount)).unwrap();
+        Self(disk)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = run(Command::new("fsfreeze").arg("-u").arg(&self.0.mount));
+    }
+}
+
+#[test]
+fn a_disk_that_stands_still_for_five_seconds_holds_up_nobody() {
+    needs!(Pymodbus, Mosquitto);
+    let folder = Folder::new("still");
+    let Some(disk) = Disk::new(&folder, "ext4") else { return };
+    let device = Device::pymodbus("tcp");
+    let mut broker = Broker::open(&folder);
+    let tap = Tap::before(broker.port);
+    let path = folder.write("site.yaml", &site(&device.place, tap.port));
+    let state = disk.mount.join("state");
+    let gateway = Gateway(start(&path, &state));
+    tap.wait(SOON, "the first messages", |seen| seen.acked() >= 100);
+    let in_five_seconds = || {
+        let before = tap.look(Seen::acked);
+        std::thread::sleep(Duration::from_secs(5));
+        tap.look(Seen::acked) - before
+    };
+    let usual = in_five_seconds();
+    let frozen = Frozen::new(&disk);
+    let during = in_five_seconds();
+    drop(frozen);
+    say(&format!("in five seconds: {usual} messages, and {during} while the disk stood still"));
+    assert!(during * 10 >= usual * 7, "{usual} and {during}");
+    // It takes messages again.
+    broker.kill();
+    let known = waiting_if_any(&state).0;
+    let deadline = tokio::time::Instant::now() + SOON;
+    while waiting_if_any(&state).0.difference(&known).count() < 100 {
+        assert!(tokio::time::Instant::now() < deadline, "the store takes nothing");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    gateway.end();
+}
+
 /// How long the wear is measured.
 const WEAR: Duration = Duration::from_secs(15);
 

@@ -76,8 +76,7 @@ impl<D: Disk> Log<D> {
     /// Reads the next segment through, or what is left of it where the disk has refused to yield it.
     pub fn recover_one(&mut self, now: Instant) {
         let Some(number) = self.unread.front().copied() else { return };
-        loop {
-            let Err(error) = self.read_through(number) else { break };
+        while let Err(error) = self.read_through(number) {
             if self.is_read_again(&error, now) {
                 return;
             }
