@@ -373,6 +373,10 @@ impl Gateway {
             }
             stores.push(store);
         }
+        if let Some(state) = &self.state {
+            let routes = self.site.routes.iter().filter(|route| route.durability != Durability::Off);
+            stores::tell_left_behind(state.clone(), routes.map(|route| route.name.clone()).collect());
+        }
         Ok(stores)
     }
 
