@@ -14,14 +14,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use opcua::client::{ClientBuilder, DataChangeCallback, IdentityToken};
-use opcua::nodes::VariableBuilder;
-use opcua::server::ServerBuilder;
-use opcua::server::diagnostics::NamespaceMetadata;
-use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
 use opcua::types::{
     DataValue, EndpointDescription, MessageSecurityMode, MonitoredItemCreateRequest, MonitoringMode, NodeId,
     TimestampsToReturn, UserTokenPolicy,
 };
+use opcua_nodes::VariableBuilder;
+use opcua_server::ServerBuilder;
+use opcua_server::diagnostics::NamespaceMetadata;
+use opcua_server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
 use taktbus::config::plan::SinkConfig;
 use taktbus::config::{LoadOptions, load_text};
 use taktbus::demo::broker::Broker;
@@ -147,6 +147,7 @@ async fn server() {
         .host("127.0.0.1")
         .port(address.port())
         .subscription_poll_interval_ms(10)
+        .with_node_manager(taktbus::simulation::opcua_base())
         .with_node_manager(simple_node_manager(metadata, "bench"));
     let limits = &mut builder.limits_mut().subscriptions;
     (limits.min_sampling_interval_ms, limits.min_publishing_interval_ms) = (10.0, 10.0);

@@ -4,11 +4,12 @@
 //! Requests are answered through tokio-modbus' servers, so that the gateway and what it talks to share no protocol code.
 
 mod line;
-#[cfg_attr(not(feature = "opcua-server"), path = "without_opcua.rs")]
 mod opcua;
 mod server;
 mod unit;
 mod values;
+
+pub use self::opcua::base::node_manager as opcua_base;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opcua::nodes::VariableBuilder;
-use opcua::server::address_space::AddressSpace;
-use opcua::server::diagnostics::NamespaceMetadata;
-use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
-use opcua::server::{Server, ServerBuilder, ServerHandle};
 use opcua::types::{DataTypeId, DataValue, DateTime, NodeId, QualifiedName, Variant};
+use opcua_nodes::VariableBuilder;
+use opcua_server::address_space::AddressSpace;
+use opcua_server::diagnostics::NamespaceMetadata;
+use opcua_server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
+use opcua_server::{Server, ServerBuilder, ServerHandle};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -21,6 +21,8 @@ use crate::drivers::opcua::address::{Address, node_id};
 use crate::mapping::compiled::{Kind, Point, ReadingIx, Select, Source};
 use crate::mapping::device::Device;
 use crate::model::place::{NodePlace, Place};
+
+pub mod base;
 
 /// How often values change.
 const STEP: Duration = Duration::from_millis(250);
@@ -68,7 +70,8 @@ pub fn server(devices: &[Device], still: bool, address: SocketAddr) -> Result<Si
         .application_uri("urn:taktbus:simulation")
         .host(address.ip().to_string())
         .port(address.port())
-        .subscription_poll_interval_ms(10);
+        .subscription_poll_interval_ms(10)
+        .with_node_manager(base::node_manager());
     let limits = &mut builder.limits_mut().subscriptions;
     (limits.min_sampling_interval_ms, limits.min_publishing_interval_ms) = (10.0, 10.0);
     limits.max_monitored_items_per_sub = MOST_ITEMS;

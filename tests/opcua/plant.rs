@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use opcua::crypto::SecurityPolicy;
-use opcua::nodes::{AccessLevel, MethodBuilder, NodeType, VariableBuilder};
-use opcua::server::diagnostics::NamespaceMetadata;
-use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
-use opcua::server::{ANONYMOUS_USER_TOKEN_ID, ServerBuilder, ServerHandle};
 use opcua::types::{DataTypeId, DataValue, MessageSecurityMode, NodeId, QualifiedName, StatusCode, Variant};
+use opcua_nodes::{AccessLevel, MethodBuilder, NodeType, VariableBuilder};
+use opcua_server::diagnostics::NamespaceMetadata;
+use opcua_server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
+use opcua_server::{ANONYMOUS_USER_TOKEN_ID, ServerBuilder, ServerHandle};
 use taktbus::config::{self, LoadOptions};
 use taktbus::drivers::Kept;
 use taktbus::mapping::batch::{Batch, DeviceState, Event};
@@ -64,7 +64,8 @@ impl Plant {
             .host("127.0.0.1")
             .port(address.port())
             .max_sessions(sessions)
-            .subscription_poll_interval_ms(10);
+            .subscription_poll_interval_ms(10)
+            .with_node_manager(taktbus::simulation::opcua_base());
         // The library makes folders wherever it's told; here it can't.
         builder = builder.pki_dir(pki.unwrap_or(Path::new("/dev/null/pki")));
         if pki.is_some() {
