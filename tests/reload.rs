@@ -71,19 +71,23 @@ fn device(name: &str, via: &str, unit: u8, every: u64, address: u16) -> String {
 
 impl Bench {
     async fn start(name: &str, devices: &str) -> Self {
+        Self::start_with(name, devices, &[]).await
+    }
+
+    async fn start_with(name: &str, devices: &str, options: &[&str]) -> Self {
         let folder = std::env::temp_dir().join(format!("taktbus-reload-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let plants = [plant().await, plant().await];
         let broker = Broker::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let at = broker.local_addr();
         tokio::spawn(broker.run(CancellationToken::new()));
-        let mut options = MqttOptions::new("reader", (at.ip().to_string(), at.port()));
-        options.set_keep_alive(5);
-        let (client, mut messages) = AsyncClient::builder(options).capacity(10).build();
+        let mut reader = MqttOptions::new("reader", (at.ip().to_string(), at.port()));
+        reader.set_keep_alive(5);
+        let (client, mut messages) = AsyncClient::builder(reader).capacity(10).build();
         client.subscribe("taktbus/hall/#", QoS::AtLeastOnce).await.unwrap();
         while !matches!(messages.poll().await.unwrap(), Event::Incoming(Packet::SubAck(_))) {}
         let mut gateway = Command::new(env!("CARGO_BIN_EXE_taktbus"));
-        gateway.args(["run", "site.yaml", "--state", "state", "--control", "control"]);
+        gateway.args(["run", "site.yaml", "--state", "state", "--control", "control"]).args(options);
         gateway.current_dir(&folder).env_remove("NOTIFY_SOCKET");
         gateway.stdout(Stdio::null()).stderr(fs::File::create(folder.join("log")).unwrap());
         fs::write(folder.join("site.yaml"), site(plants, at, devices)).unwrap();
@@ -252,6 +256,22 @@ async fn what_is_wrong_or_needs_a_restart_changes_nothing() {
     bench.write(&(a + &device("b", "line", 2, 50, 9)));
     hang_up(bench.gateway.id());
     bench.until(|topic, message| has_values(topic, "b", message)).await;
+}
+
+#[tokio::test]
+async fn files_that_are_watched_are_reloaded_when_they_have_changed() {
+    let a = device("a", "line", 1, 20, 7);
+    let mut bench = Bench::start_with("watch", &a, &["--watch"]).await;
+    bench.until(|topic, message| has_values(topic, "a", message)).await;
+    bench.write("this: is no site\n");
+    let started = Instant::now();
+    while !bench.log().contains("not reloaded") {
+        assert!(started.elapsed() < SOON, "{}", bench.log());
+        bench.next().await;
+    }
+    bench.write(&(a + &device("b", "line", 2, 50, 9)));
+    bench.until(|topic, message| has_values(topic, "b", message)).await;
+    assert_eq!(bench.log().matches("a file of the site has changed").count(), 2, "{}", bench.log());
 }
 
 #[tokio::test]

@@ -66,6 +66,7 @@ mod summary;
 mod table;
 mod test;
 mod top;
+mod watch;
 mod write;
 
 /// Field buses to the cloud, on time.
@@ -243,6 +244,10 @@ struct RunArgs {
     /// systemd gives it; not set: messages wait in memory only]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Reload by itself when the site file, or a profile beside it or in a --mappings folder, has changed. A file with errors
+    /// changes nothing
+    #[arg(long)]
+    watch: bool,
 }
 
 #[derive(Debug, Args)]

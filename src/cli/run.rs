@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::watch::Watch;
 use super::{Outcome, RunArgs, reload, site, summary};
 use crate::runtime::events::Events;
 use crate::runtime::limits::raise_open_files;
@@ -16,6 +17,11 @@ use crate::runtime::reload::Reloader;
 use crate::runtime::{control, state};
 
 pub async fn run(args: RunArgs, events: Events) -> Result<Outcome> {
+    // First: what changes while the site is read has changed.
+    let watch = match args.watch {
+        true => Some(Watch::new(args.site.clone()).await),
+        false => None,
+    };
     let gateway = match site::gateway(&args.site) {
         Ok(gateway) => gateway,
         Err(outcome) => return Ok(outcome),
@@ -27,7 +33,7 @@ pub async fn run(args: RunArgs, events: Events) -> Result<Outcome> {
         .with_control(args.control.or_else(control::default_path))
         .with_state(args.state.or_else(state::default_directory));
     raise_open_files();
-    let _hangups = AbortOnDropHandle::new(tokio::spawn(reload_on_hangup(reloader)?));
+    let _reloads = AbortOnDropHandle::new(tokio::spawn(reload_by_itself(reloader, watch)?));
     let stop = stop_on_signals(args.lasting)?;
     let metrics = gateway.metrics();
     let started = Instant::now();
@@ -37,17 +43,32 @@ pub async fn run(args: RunArgs, events: Events) -> Result<Outcome> {
     Ok(Outcome::Fine)
 }
 
-/// SIGHUP has the gateway go over to what its site file says now.
-fn reload_on_hangup(reloader: Reloader) -> Result<impl Future<Output = ()>> {
+/// SIGHUP has the gateway go over to what its site file says now; so has a change of its files, where they are watched.
+fn reload_by_itself(reloader: Reloader, watch: Option<Watch>) -> Result<impl Future<Output = ()>> {
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     Ok(async move {
-        while hangup.recv().await.is_some() {
-            if let Err(refused) = reloader.reload().await {
-                refused.findings().iter().for_each(|finding| tracing::error!("{finding}"));
-                tracing::error!(reason = %refused, "not reloaded");
+        let hangups = async {
+            while hangup.recv().await.is_some() {
+                reload_and_tell(&reloader).await;
             }
-        }
+        };
+        let changes = async {
+            let Some(mut watch) = watch else { return };
+            loop {
+                watch.changed().await;
+                tracing::info!("a file of the site has changed");
+                reload_and_tell(&reloader).await;
+            }
+        };
+        tokio::join!(hangups, changes);
     })
+}
+
+async fn reload_and_tell(reloader: &Reloader) {
+    if let Err(refused) = reloader.reload().await {
+        refused.findings().iter().for_each(|finding| tracing::error!("{finding}"));
+        tracing::error!(reason = %refused, "not reloaded");
+    }
 }
 
 /// A token that is cancelled by SIGTERM, SIGINT, or after the given time.
