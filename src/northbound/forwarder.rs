@@ -24,6 +24,8 @@ mod backlog;
 mod core;
 mod entry;
 #[cfg(test)]
+pub mod far_side;
+#[cfg(test)]
 mod law_tests;
 mod live;
 mod pace;

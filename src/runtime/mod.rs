@@ -22,3 +22,5 @@ mod steps;
 pub mod stores;
 pub mod supervisor;
 pub mod telemetry;
+#[cfg(test)]
+mod whole_path_tests;

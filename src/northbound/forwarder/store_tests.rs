@@ -1,77 +1,27 @@
 //! From the pipeline through forwarder and store to the far side, over several runs that end in a kill or a power cut; what the far side has
 //! seen is judged by someone who knows nothing of how it came.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::far_side::{FarSide, Seen};
 use super::{Durability, Settings, run};
 use crate::budget::OnLate;
 use crate::metrics::{Current, DeviceMetrics, RouteMetrics};
 use crate::model::clock::{self, Standing};
 use crate::model::message::{Kind, Message, Sampled};
-use crate::northbound::{Refused, Sink, SinkEvent, Token};
 use crate::store::memory::{Fault, Memory};
 use crate::store::{Log, connected, serve};
 
 const BUDGET: Duration = Duration::from_millis(30);
 const SYNC: Duration = Duration::from_millis(100);
-const WINDOW: usize = 8;
-
-/// What arrived, or was acknowledged: the epoch of the run that sent it, when, and the payload; in order.
-type Seen = Arc<Mutex<Vec<(u64, Instant, Bytes)>>>;
-
-/// A far side that is there at times, and takes so long for each acknowledgement.
-struct Broker {
-    run: u64,
-    arrived: Seen,
-    acked: Seen,
-    /// When it comes and goes, in turn.
-    turns: VecDeque<Instant>,
-    up: bool,
-    latency: Duration,
-    open: VecDeque<(Instant, Token, Bytes)>,
-}
-
-impl Sink for Broker {
-    async fn event(&mut self) -> SinkEvent {
-        let ack = self.open.front().map(|(at, ..)| *at);
-        let next = [self.turns.front().copied(), ack].into_iter().flatten().min();
-        let Some(next) = next else { return std::future::pending().await };
-        sleep_until(next).await;
-        if self.turns.front() == Some(&next) {
-            self.turns.pop_front();
-            self.up = !self.up;
-            self.open.clear();
-            return if self.up { SinkEvent::Up } else { SinkEvent::Down("gone".into()) };
-        }
-        match self.open.pop_front() {
-            Some((_, token, payload)) => {
-                self.acked.lock().unwrap().push((self.run, Instant::now(), payload));
-                SinkEvent::Acked(token)
-            }
-            None => std::future::pending().await,
-        }
-    }
-
-    fn offer(&mut self, token: Token, _: &Message, payload: Bytes) -> Result<(), Refused> {
-        self.arrived.lock().unwrap().push((self.run, Instant::now(), payload.clone()));
-        self.open.push_back((Instant::now() + self.latency, token, payload));
-        Ok(())
-    }
-
-    fn window(&self) -> usize {
-        WINDOW
-    }
-
-    async fn close(&mut self) {}
-}
 
 /// How a run goes.
 #[derive(Clone, Debug)]
@@ -139,25 +89,8 @@ impl World {
         self.clock = epoch;
         let (handle, ends) = connected();
         let store = tokio::spawn(serve(log, epoch, ends));
-        let mut at = Instant::now();
-        let turns = plan.turns.iter().map(|ms| {
-            at += Duration::from_millis(*ms);
-            at
-        });
-        let mut turns: VecDeque<Instant> = turns.collect();
-        if last && turns.len().is_multiple_of(2) {
-            // It comes, and stays.
-            turns.push_back(at + Duration::from_millis(50));
-        }
-        let broker = Broker {
-            run: epoch,
-            arrived: self.arrived.clone(),
-            acked: self.acked.clone(),
-            turns,
-            up: false,
-            latency: Duration::from_millis(plan.latency),
-            open: VecDeque::new(),
-        };
+        let broker =
+            FarSide::new(epoch, &plan.turns, plan.latency, last, (self.arrived.clone(), self.acked.clone()));
         let settings = Settings {
             site: "x".into(),
             epoch,
