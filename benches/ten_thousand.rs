@@ -177,6 +177,7 @@ fn site(simulator: SocketAddr, broker: SocketAddr) -> Site {
     Site {
         listen: None,
         telemetry: None,
+        files: Default::default(),
         clock: taktbus::config::plan::Trust::default(),
         allow_write: Default::default(),
         name: "bench".into(),

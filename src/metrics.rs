@@ -472,6 +472,8 @@ pub struct Metrics {
     pub routes: Vec<Arc<RouteMetrics>>,
     /// When the thread that polls and publishes was seen at work last.
     pub beat: Arc<Moment>,
+    /// 1 while what ran well last runs in place of the site file.
+    pub stands_in: Arc<Gauge>,
 }
 
 #[cfg(test)]

@@ -235,7 +235,7 @@ fn the_service_runs_what_is_installed_and_is_hardly_exposed() {
     let path = root().join("packaging/debian/taktbus.service");
     let unit = fs::read_to_string(&path).unwrap();
     for line in [
-        "ExecStart=/usr/bin/taktbus run /etc/taktbus/gateway.yaml",
+        "ExecStart=/usr/bin/taktbus run --or-last-good /etc/taktbus/gateway.yaml",
         "User=taktbus",
         "SupplementaryGroups=dialout",
         "StateDirectory=taktbus",

@@ -248,6 +248,10 @@ struct RunArgs {
     /// changes nothing
     #[arg(long)]
     watch: bool,
+    /// When the site file can't be used, or has had the gateway end five times within two minutes of its start, run what ran well
+    /// last in its place (DIR/last-good), until a reload succeeds. For services
+    #[arg(long)]
+    or_last_good: bool,
 }
 
 #[derive(Debug, Args)]

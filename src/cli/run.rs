@@ -1,5 +1,6 @@
 //! `taktbus run`: the gateway in the foreground.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -9,8 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::watch::Watch;
-use super::{Outcome, RunArgs, reload, site, summary};
+use super::{Outcome, RunArgs, SiteArgs, reload, site, summary};
 use crate::runtime::events::Events;
+use crate::runtime::gateway::Gateway;
+use crate::runtime::last_good::{self, FAILED_STARTS, GOOD_AFTER};
 use crate::runtime::limits::raise_open_files;
 use crate::runtime::notify::Notifier;
 use crate::runtime::reload::Reloader;
@@ -22,7 +25,16 @@ pub async fn run(args: RunArgs, events: Events) -> Result<Outcome> {
         true => Some(Watch::new(args.site.clone()).await),
         false => None,
     };
-    let gateway = match site::gateway(&args.site) {
+    let state = args.state.or_else(state::default_directory);
+    let chosen = match (args.or_last_good, &state) {
+        (false, _) => site::gateway(&args.site),
+        (true, Some(state)) => or_last_good(&args.site, state),
+        (true, None) => {
+            errln!("error: --or-last-good needs a directory to keep it in: --state DIR");
+            Err(Outcome::WrongConfiguration)
+        }
+    };
+    let gateway = match chosen {
         Ok(gateway) => gateway,
         Err(outcome) => return Ok(outcome),
     };
@@ -31,7 +43,7 @@ pub async fn run(args: RunArgs, events: Events) -> Result<Outcome> {
         .with_events(events)
         .with_notifier(Notifier::from_env())
         .with_control(args.control.or_else(control::default_path))
-        .with_state(args.state.or_else(state::default_directory));
+        .with_state(state);
     raise_open_files();
     let _reloads = AbortOnDropHandle::new(tokio::spawn(reload_by_itself(reloader, watch)?));
     let stop = stop_on_signals(args.lasting)?;
@@ -41,6 +53,32 @@ pub async fn run(args: RunArgs, events: Events) -> Result<Outcome> {
     err!("{}", summary::render(&metrics.get(), started.elapsed()));
     outcome?;
     Ok(Outcome::Fine)
+}
+
+/// The site, or what ran well last in its place.
+fn or_last_good(args: &SiteArgs, state: &Path) -> Result<Gateway, Outcome> {
+    let wanted = site::gateway(args);
+    let reason = match &wanted {
+        Ok(gateway) => {
+            let failed = last_good::begin(state, gateway.files());
+            if failed < FAILED_STARTS || last_good::is_saved(state, gateway.files()) {
+                return wanted.map(|gateway| gateway.keeping_last_good(false));
+            }
+            format!("it has ended {failed} times within {} s of its start", GOOD_AFTER.as_secs())
+        }
+        Err(_) => "it has errors".to_owned(),
+    };
+    let copy = last_good::site(state);
+    let Some(gateway) = site::stand_in(&copy, args) else {
+        return wanted.map(|gateway| gateway.keeping_last_good(false));
+    };
+    tracing::error!(
+        site = %args.site.display(),
+        reason,
+        runs = %copy.display(),
+        "the site file is not what runs: what ran well last runs in its place; mend it, and `taktbus reload`"
+    );
+    Ok(gateway.keeping_last_good(true))
 }
 
 /// SIGHUP has the gateway go over to what its site file says now; so has a change of its files, where they are watched.

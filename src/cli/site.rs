@@ -1,5 +1,7 @@
 //! Loads a site for a command, printing what is wrong with it.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use super::{Outcome, SiteArgs};
@@ -10,12 +12,24 @@ use crate::runtime::gateway::Gateway;
 
 /// Loads the site; nothing is printed.
 pub fn read(args: &SiteArgs) -> Loaded {
-    let options = LoadOptions {
+    config::load(&args.site, &options(args))
+}
+
+fn options(args: &SiteArgs) -> LoadOptions {
+    LoadOptions {
         mapping_dirs: args.mappings.clone(),
         port_links: Some(ports::BY_ID.into()),
         look_for_secrets: true,
-    };
-    config::load(&args.site, &options)
+        beside: None,
+    }
+}
+
+/// What is to run in place of a site that can't: a copy of what ran earlier. Nothing is printed.
+pub fn stand_in(copy: &Path, of: &SiteArgs) -> Option<Gateway> {
+    let beside = of.site.parent().map(Path::to_owned);
+    let loaded = config::load(copy, &LoadOptions { mapping_dirs: Vec::new(), beside, ..options(of) });
+    let sound = loaded.is_sound();
+    Gateway::new(loaded.site.filter(|_| sound)?).ok()
 }
 
 /// Loads the site; diagnostics go to stderr.

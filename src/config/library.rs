@@ -1,6 +1,6 @@
 //! Where profiles are found: beside the site, in given folders, installed, built in; each is read and compiled once.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -55,6 +55,8 @@ pub struct Library {
     read: HashMap<String, Option<Arc<Entry>>>,
     /// The names of the profiles that are being read: each includes the next.
     open: Vec<String>,
+    /// What was read, by the profiles' names.
+    files: BTreeMap<String, Arc<SourceFile>>,
 }
 
 impl Library {
@@ -63,7 +65,7 @@ impl Library {
         let mut folders = vec![site_folder.join("mappings")];
         folders.extend(given.iter().cloned());
         folders.push(PathBuf::from(INSTALLED));
-        Self { folders, read: HashMap::new(), open: Vec::new() }
+        Self { folders, read: HashMap::new(), open: Vec::new(), files: BTreeMap::new() }
     }
 
     /// These profiles and those built in, without any folder.
@@ -73,7 +75,8 @@ impl Library {
             let file = SourceFile { path: format!("mappings/{name}.yaml"), text: text.to_string() };
             (name.clone(), read_profile(&Arc::new(file), found).map(Arc::new))
         };
-        Self { folders: Vec::new(), read: profiles.iter().map(&mut entry).collect(), open: Vec::new() }
+        let read = profiles.iter().map(&mut entry).collect();
+        Self { folders: Vec::new(), read, open: Vec::new(), files: BTreeMap::new() }
     }
 
     /// A profile. What is wrong with it is reported the first time; that it is missing, at each place that wants it.
@@ -83,7 +86,11 @@ impl Library {
             return known.clone();
         }
         let file = match self.find(key) {
-            Some(Source::File(path)) => source::read(&path, found),
+            Some(Source::File(path)) => {
+                let file = source::read(&path, found);
+                self.files.extend(file.clone().map(|file| (key.clone(), file)));
+                file
+            }
             Some(Source::BuiltIn(text)) => {
                 let path = format!("(built in) mappings/{key}.yaml");
                 Some(Arc::new(SourceFile { path, text: text.to_string() }))
@@ -190,6 +197,11 @@ impl Library {
         proven
     }
 
+    /// The profiles that are files and were read, by their names.
+    pub fn into_files(self) -> BTreeMap<String, Arc<SourceFile>> {
+        self.files
+    }
+
     fn find(&self, name: &str) -> Option<Source> {
         let file = format!("{name}.yaml");
         let path = self.folders.iter().map(|folder| folder.join(&file)).find(|path| path.exists());
@@ -229,7 +241,7 @@ pub fn read_profile(file: &Arc<SourceFile>, found: &mut Diagnostics) -> Option<E
     let name = written.profile.as_ref().map_or("", |name| name.value.0.as_str()).to_string();
     let root = Path::new(&file.path).ancestors().nth(name.split('/').count()).unwrap_or(Path::new(""));
     let folders = vec![root.to_path_buf(), PathBuf::from(INSTALLED)];
-    let mut library = Library { folders, read: HashMap::new(), open: vec![name] };
+    let mut library = Library { folders, read: HashMap::new(), open: vec![name], files: BTreeMap::new() };
     Some(library.complete(written, file, before, found))
 }
 

@@ -50,6 +50,8 @@ pub struct LoadOptions {
     pub port_links: Option<PathBuf>,
     /// Look whether the secrets and certificates that a site names are there.
     pub look_for_secrets: bool,
+    /// Where the secrets and certificates are that a site names [default: where the site file is].
+    pub beside: Option<PathBuf>,
 }
 
 /// What came of loading a site file.
@@ -136,6 +138,7 @@ fn read_site(
 ) -> Option<plan::Site> {
     let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
     let mut library = library::Library::new(folder, &options.mapping_dirs);
+    let folder = options.beside.as_deref().unwrap_or(folder);
     // What the machine has is looked at where it may be.
     let look = |written: &written::Site, found: &mut Diagnostics| {
         ports::check(written, options.port_links.as_deref(), found);
@@ -146,6 +149,7 @@ fn read_site(
     let site = compile(file, &mut library, look, found);
     *proven = library.proven();
     let mut site = site?;
+    site.files = Arc::new(plan::Files { site: Some(Arc::clone(file)), profiles: library.into_files() });
     site.routes.iter_mut().for_each(|route| beside(folder, route));
     site.connections.iter_mut().for_each(|connection| user_beside(folder, connection));
     Some(site)

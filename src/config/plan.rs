@@ -2,16 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::drivers::modbus::config::ModbusConfig;
 use crate::drivers::opcua::config::OpcuaConfig;
 use crate::mapping::device::Device;
+use crate::model::diagnostic::SourceFile;
 use crate::northbound::forwarder::Durability;
 use crate::northbound::http::config::HttpConfig;
 use crate::northbound::mqtt::config::MqttConfig;
 use crate::pipeline::passes::Passes;
 use crate::store;
+
+/// What a site was read from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// The site file.
+    pub site: Option<Arc<SourceFile>>,
+    /// The profiles that are files, by their names.
+    pub profiles: BTreeMap<String, Arc<SourceFile>>,
+}
 
 /// A site that passed every check.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +43,8 @@ pub struct Site {
     pub listen: Option<SocketAddr>,
     /// Where its own metrics are sent.
     pub telemetry: Option<Telemetry>,
+    /// What it was read from.
+    pub files: Arc<Files>,
 }
 
 /// An OpenTelemetry receiver.

@@ -51,7 +51,8 @@ pub fn compile(written: &written::Site, library: &mut Library, found: &mut Diagn
         Some(written::ClockWord::Auto) | None => Trust::WhenSynchronised,
     };
     let listen = written.listen.as_ref().and_then(|at| Some(at.value.http.as_ref()?.value.0));
-    Some(Site { name, connections, routes: routes?, allow_write, store, clock, listen, telemetry })
+    let files = Arc::default();
+    Some(Site { name, connections, routes: routes?, allow_write, store, clock, listen, telemetry, files })
 }
 
 /// A connection of the file, and what hangs on it.

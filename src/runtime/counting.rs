@@ -54,6 +54,7 @@ pub fn counted(connections: &Plans, routes: &[Route], before: &Metrics) -> (Metr
         connections: counted.iter().map(|(connection, _)| connection.clone()).collect(),
         devices,
         beat: before.beat.clone(),
+        stands_in: before.stands_in.clone(),
     };
     (metrics, counted)
 }

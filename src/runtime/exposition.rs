@@ -108,6 +108,8 @@ macro_rules! families {
 families! {
     "taktbus_build_info" Gauge ["version"] "1, with the program's version.",
         |_, to| to.number(&[env!("CARGO_PKG_VERSION")], 1.0);
+    "taktbus_stands_in" Gauge [] "1 while the configuration that ran well last runs in place of the site file.",
+        |explainer, to| to.number(&[], explainer.metrics.stands_in.get() as f64);
     "taktbus_uptime_seconds" Gauge [] "Time since the start.",
         |explainer, to| to.number(&[], explainer.started.elapsed().as_secs_f64());
 

@@ -24,8 +24,8 @@ use super::reload::{self, Load, Reload, Reloader, Reloads};
 use super::sessions::Sessions;
 use super::stores::{self, OpenStore};
 use super::supervisor::panic_text;
-use super::{health, http, state, telemetry};
-use crate::config::plan::{SinkConfig, Site};
+use super::{health, http, last_good, state, telemetry};
+use crate::config::plan::{Files, SinkConfig, Site};
 use crate::drivers::{self, Kept, Plan, Running};
 use crate::mapping::batch::Event;
 use crate::mapping::device::{Every, Read};
@@ -59,6 +59,9 @@ pub struct Gateway {
     events: Events,
     notifier: Option<Arc<Notifier>>,
     reloader: Option<(Reloader, Reloads)>,
+    /// What runs, for whoever keeps what runs well.
+    runs: watch::Sender<Arc<Files>>,
+    keeps_last_good: bool,
 }
 
 /// A connection, planned, with what counts it.
@@ -118,6 +121,7 @@ impl Gateway {
         let connection = |((_, plan), (metrics, devices))| Connection::new(plan, metrics, devices);
         // Known when it runs.
         let identity = Identity { site: site.name.as_str().into(), epoch: 0 };
+        let (runs, _) = watch::channel(site.files.clone());
         Ok(Self {
             identity,
             connections: connections.into_iter().zip(counted).map(connection).collect(),
@@ -128,6 +132,8 @@ impl Gateway {
             events: Events::default(),
             notifier: None,
             reloader: None,
+            runs,
+            keeps_last_good: false,
         })
     }
 
@@ -139,6 +145,17 @@ impl Gateway {
     /// Remembers in this directory what it finds out about devices, and keeps there what is not delivered.
     pub fn with_state(self, directory: Option<PathBuf>) -> Self {
         Self { state: directory, ..self }
+    }
+
+    /// Keeps what runs well in the state directory, for a later start. `stands_in`: this is what was kept, in place of the site file.
+    pub fn keeping_last_good(self, stands_in: bool) -> Self {
+        self.metrics.get().stands_in.set(stands_in.into());
+        Self { keeps_last_good: true, ..self }
+    }
+
+    /// What the site was read from.
+    pub fn files(&self) -> &Files {
+        &self.site.files
     }
 
     /// Tells these events to whoever asks; a layer of the log fills them.
@@ -191,6 +208,7 @@ impl Gateway {
         let _control = self.start_control(&explainer, reloader);
         let _http = self.site.listen.map(|address| http::start(address, explainer.clone()));
         let _telemetry = self.site.telemetry.take().map(|to| telemetry::start(to, explainer.clone()));
+        let _last_good = self.keep_last_good();
         self.tell_forecasts();
         // The time of the start names a run: milliseconds, since two starts within a second happen. The stores know the last one,
         // should the clock have gone back since.
@@ -231,6 +249,11 @@ impl Gateway {
             }
         };
         tracing::info!("stopping");
+        if let (true, None, Some(state)) = (self.keeps_last_good, &failure, &self.state)
+            && self.metrics.get().stands_in.get() == 0
+        {
+            last_good::forget_starts(state);
+        }
         drop(told);
         notifier.iter().for_each(|notifier| notifier.stopping());
         sessions.end().await;
@@ -280,6 +303,12 @@ impl Gateway {
             .ok()
     }
 
+    fn keep_last_good(&self) -> Option<AbortOnDropHandle<()>> {
+        let state = self.state.clone().filter(|_| self.keeps_last_good)?;
+        let stands_in = self.metrics.get().stands_in.get() == 1;
+        Some(AbortOnDropHandle::new(tokio::spawn(last_good::keep(state, self.runs.subscribe(), stands_in))))
+    }
+
     fn tell_forecasts(&self) {
         for (forecast, metrics) in self.forecasts().iter().zip(&self.metrics.get().routes) {
             metrics.store_fits_seconds.set(forecast.fits.map_or(0, |fits| fits.as_secs()));
@@ -327,6 +356,8 @@ impl Gateway {
             self.connections.push(connection);
         }
         self.site = next.site.clone();
+        self.metrics.get().stands_in.set(0);
+        self.runs.send_replace(self.site.files.clone());
         tracing::info!(changes = next.changes, "reloaded");
     }
 

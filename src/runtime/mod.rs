@@ -11,6 +11,7 @@ pub mod forecast;
 pub mod gateway;
 pub mod health;
 mod http;
+pub mod last_good;
 pub mod limits;
 pub mod notify;
 pub mod otlp;

@@ -117,7 +117,9 @@ impl Notifier {
 /// `12 devices, 2 offline, store 3 MiB`
 fn status(metrics: &Metrics) -> String {
     let count = metrics.devices.len();
-    let mut text = format!("{count} device{}", if count == 1 { "" } else { "s" });
+    let stands_in =
+        if metrics.stands_in.get() == 1 { "not the site file, but what ran well last: " } else { "" };
+    let mut text = format!("{stands_in}{count} device{}", if count == 1 { "" } else { "s" });
     let offline = metrics.devices.iter().filter(|device| device.state.get() == OFFLINE).count();
     if offline > 0 {
         text += &format!(", {offline} offline");
@@ -199,6 +201,8 @@ mod tests {
         metrics.routes[0].stored.set(7);
         metrics.routes[0].stored_bytes.set(3 << 20);
         assert_eq!(status(&metrics), "3 devices, 1 offline, 1 of 1 routes down, store 3 MiB");
+        metrics.stands_in.set(1);
+        assert!(status(&metrics).starts_with("not the site file, but what ran well last: 3 devices, "));
     }
 
     #[tokio::test(start_paused = true)]
